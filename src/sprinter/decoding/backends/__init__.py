@@ -1,0 +1,1 @@
+"""Language models behind one protocol; each owns its cache and reuses the longest cached prefix itself."""
