@@ -1,0 +1,1 @@
+"""PROMPT to TEXT: backends, drafters, gates, rules, the engine."""

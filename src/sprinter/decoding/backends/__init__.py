@@ -1,0 +1,1 @@
+"""Prompt -> token ids -> next-token laws and hidden states."""
