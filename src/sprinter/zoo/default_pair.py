@@ -74,7 +74,9 @@ def default_target() -> Path:
 def _shipped(name: str) -> Path:
     folder = _PARTS / name
     if not (folder / "model.safetensors").is_file():
-        raise BackendError(f"the default {name} is missing from {folder}: reinstall sprinter or run `make default-pair`")
+        raise BackendError(
+            f"the default {name} is missing from {folder}: reinstall sprinter or run `make default-pair`"
+        )
     return folder
 
 
@@ -87,5 +89,7 @@ def default_verifier() -> Path:
     """The folder of the shipped verifier; BackendError if the package lacks it."""
     folder = _PARTS / "verifier"
     if not any(folder.glob("*.safetensors")):
-        raise BackendError(f"the default verifier is missing from {folder}: reinstall sprinter or run `make default-pair`")
+        raise BackendError(
+            f"the default verifier is missing from {folder}: reinstall sprinter or run `make default-pair`"
+        )
     return folder

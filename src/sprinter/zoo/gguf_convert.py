@@ -89,7 +89,9 @@ def write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
 
     pre = fields.get("tokenizer.ggml.pre")
     if fields.get("tokenizer.ggml.model") != "gpt2" or pre != "smollm":
-        raise BackendError(f"GGUF tokenizer {pre!r} is unknown here: only gpt2-style BPE with pre 'smollm' is converted")
+        raise BackendError(
+            f"GGUF tokenizer {pre!r} is unknown here: only gpt2-style BPE with pre 'smollm' is converted"
+        )
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     bpe = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
@@ -146,7 +148,9 @@ def convert(gguf_file: Path, folder: Path, provenance: dict[str, str]) -> None:
     except (OSError, ValueError, IndexError) as error:
         raise BackendError(f"{gguf_file} is not a readable GGUF file ({error}): install it again") from error
     if fields.get("general.architecture") != "llama":
-        raise BackendError(f"{gguf_file} holds a {fields.get('general.architecture')!r} model: only 'llama' is converted")
+        raise BackendError(
+            f"{gguf_file} holds a {fields.get('general.architecture')!r} model: only 'llama' is converted"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
