@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
-
 from sprinter.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -45,6 +43,9 @@ def hoeffding_bentkus_pvalue(losses: ArrayLike, epsilon: float, alpha: float = 0
     Bates et al. 2021, arXiv:2101.02703, Proposition 1; as a p-value in Angelopoulos et al., arXiv:2110.01052.
     `alpha` is not used: it is here because the betting p-value tunes its bets with it.
     """
+    # Loading scipy.stats takes most of a second, which a generation with an audit must not pay.
+    from scipy.stats import binom  # noqa: PLC0415
+
     values = checked_losses(losses)
     _check_level("epsilon", epsilon)
     n = values.size

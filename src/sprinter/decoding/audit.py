@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sprinter.bounds import AnytimeUpperBound
+from sprinter.bounds import RunningBound
 from sprinter.records import AuditReport, Draft, FloatArray, Law, Verdict
 from sprinter.sampling import acceptance
 
@@ -61,8 +61,8 @@ class Audit:
     def _upper(self, losses: Sequence[float]) -> float | None:
         if not losses:
             return None
-        bound = AnytimeUpperBound(1 - self.confidence)
-        bound.update(np.asarray(losses, float))
+        bound = RunningBound(1 - self.confidence)
+        bound.update(list(losses))
         return bound.upper
 
 
