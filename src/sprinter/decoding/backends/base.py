@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sprinter.errors import BackendError, ConfigError
-
-FloatArray = NDArray[np.floating]
-IntArray = NDArray[np.int64]
+from sprinter.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,7 @@ class ModelOutput:
 
     logits: FloatArray  # [num_last, width]
     hidden: FloatArray | None  # [num_last, hidden]
+    num_computed: int = 0  # tokens this call computed; the others came from the cache
 
 
 class LanguageModel(Protocol):
