@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sprinter.decoding.backends.base import (
     Capabilities,
-    FloatArray,
-    IntArray,
     ModelInfo,
     ModelOutput,
     check_finite,
@@ -30,6 +28,7 @@ from sprinter.decoding.backends.fast_config import Architecture, architecture
 from sprinter.decoding.backends.fast_runner import TorchRunner
 from sprinter.decoding.backends.fast_weights import HEAD, cached, check_format, prepare
 from sprinter.errors import BackendError
+from sprinter.records import FloatArray, IntArray
 from sprinter.zoo.default_pair import cache_dir
 
 if TYPE_CHECKING:
@@ -103,7 +102,8 @@ class FastModel:
         start = min(common_prefix(self._cached, tokens), len(tokens) - num_last)
         new = tokens[start:]
         if min(new) < 0 or max(new) >= self.info.vocab_size:
-            raise BackendError(f"a token id is outside 0..{self.info.vocab_size - 1}, the vocabulary of {self.info.name}")
+            last = self.info.vocab_size - 1
+            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
         del self._cached[start:]
         with torch.inference_mode():
             logits, hidden = self._runner.run(new, start, num_last)

@@ -121,7 +121,7 @@ class TorchRunner:
         num_rotated = arch.num_heads + arch.num_kv_heads
         rotated = heads[:, :num_rotated]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = rotated.split([arch.num_heads, arch.num_kv_heads], 1)
+            q, k = torch.split(rotated, [arch.num_heads, arch.num_kv_heads], 1)
             shape = (arch.head_dim,)
             q, k = F.rms_norm(q, shape, layer.q_norm, arch.norm_eps), F.rms_norm(k, shape, layer.k_norm, arch.norm_eps)
             rotated = torch.cat([q, k], 1)

@@ -30,9 +30,10 @@ FORMATS: Final = ("int4", "int8", "bfloat16", "float32")
 _VERSION: Final = "1"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
 HEAD: Final = "head"
 Read = Callable[[str], Tensor]
+Matrix = tuple[str, Tensor, Tensor | None]  # name, weight, bias
 
 
-def fused_matrices(read: Read, names: frozenset[str], arch: Architecture) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+def fused_matrices(read: Read, names: frozenset[str], arch: Architecture) -> Iterator[Matrix]:
     """(name, weight, bias or None) of every matrix, projections that read the same input fused into one.
 
     `read` gives a tensor of the checkpoint by its transformers name, `names` are the names there are. Queries and keys

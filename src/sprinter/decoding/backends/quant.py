@@ -82,9 +82,9 @@ def quantise_int4(weight: Tensor, exact_scales: bool = False) -> tuple[Tensor, T
     Raises BackendError when the row length is no multiple of GROUP.
     """
     if weight.shape[1] % GROUP:
-        raise BackendError(f"int4 weights need rows of a multiple of {GROUP}, not {weight.shape[1]}: try --weights int8")
+        raise BackendError(f"int4 rows must be a multiple of {GROUP} long, not {weight.shape[1]}: try --weights int8")
     # In slices that fit into the processor's cache: a third of the time of whole matrices.
-    slices = [_quantise_rows(rows, exact_scales) for rows in weight.float().split(_ROWS_AT_ONCE)]
+    slices = [_quantise_rows(rows, exact_scales) for rows in torch.split(weight.float(), _ROWS_AT_ONCE)]
     codes, scales, zeros = zip(*slices, strict=True)
     return torch.cat(codes), torch.cat(scales), torch.cat(zeros)
 
