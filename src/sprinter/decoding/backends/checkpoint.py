@@ -83,6 +83,9 @@ class Checkpoint:
     def tensor(self, name: str) -> Tensor:
         """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
         if name not in self.files:
+            # Hub files of older families leave the body's prefix out ("wte.weight" for "transformer.wte.weight").
+            name = name.partition(".")[2]
+        if name not in self.files:
             raise BackendError(f"{self.path} has no tensor {name!r}: it belongs to another kind of model")
         try:
             with safe_open(str(self.files[name]), framework="pt") as stream:
