@@ -109,7 +109,7 @@ class Trainer:
         # On a busy machine two workers of one thread each beat one operation split over two threads: a split waits
         # for its slower half.
         self._pool = ThreadPoolExecutor(config.workers, initializer=_one_thread if config.workers > 1 else None)
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
 
     def run(self, folder: Path, state_file: Path | None = None) -> Iterator[Progress]:
         """Train on the trace files of `folder` up to `config.steps`, saving to `state_file`; yields every step."""
@@ -153,7 +153,9 @@ class Trainer:
             # map keeps the order, so the sum of gradients does not depend on which worker was faster.
             parts = list(self._pool.map(lambda trace: self._part(trace, total, len(batch)), batch))
         for index, parameter in enumerate(self.own.values()):
-            parameter.grad = torch.stack([part.grads[index] for part in parts]).sum(0)
+            parameter.grad = parts[0].grads[index]
+            for part in parts[1:]:
+                parameter.grad += part.grads[index]
         nn.utils.clip_grad_norm_(self.own.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
