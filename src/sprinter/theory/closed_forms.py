@@ -189,7 +189,7 @@ def _doubt_moves(law: TokenLaw, threshold: float, lookahead: float, bins: int) -
         with np.errstate(divide="ignore"):
             cells = np.log(law.score[doubtful]) / math.log(lookahead) * bins
         # S > h is strict, so a move of exactly `bins` cells must leave; rounding absorbs the logarithm's last digit.
-        cells, size = np.round(np.minimum(cells, bins), 9), bins
+        cells, size = np.asarray(np.round(np.minimum(cells, bins), 9), np.float64), bins
     lower = np.floor(cells).astype(np.int64)
     upper_share = cells - lower
 

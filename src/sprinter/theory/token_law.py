@@ -86,7 +86,8 @@ def binormal_law(alpha: float, auc: float, cells: int = 400) -> TokenLaw:
     inner = np.concatenate([[edges[1]], 0.5 * (edges[1:-2] + edges[2:-1]), [edges[-2]]])
     limit = expit(logit(alpha) + shift * inner - 0.5 * shift**2)
     weights = accepted + rejected
-    posterior = np.where(weights > 1e-280, accepted / np.maximum(weights, 1e-280), limit)
+    # Rounded, so that an AUC of 1/2 gives one score and not a cloud of last digits to set thresholds in.
+    posterior = np.round(np.where(weights > 1e-280, accepted / np.maximum(weights, 1e-280), limit), 12)
     return TokenLaw(weights / weights.sum(), posterior, posterior)
 
 
