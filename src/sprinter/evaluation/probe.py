@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -118,7 +118,7 @@ def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[in
                 draft_s.append(drafted - started)
                 score_s.append(scored - drafted)
         for width in widths:
-            seconds = _timed(lambda width=width: _call(pair, draft, len(prompt), tokens, width, dice))
+            seconds = _call_seconds(pair, draft, tokens[: len(prompt) + width - 1], width - 1, dice)
             if repeat > 0:
                 call_s[width].append(seconds)
     medians = tuple(float(np.median(call_s[width])) for width in widths)
@@ -127,20 +127,14 @@ def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[in
     return Costs(float(np.median(draft_s)), float(np.median(score_s)), WidthCost(tuple(widths), medians))
 
 
-def _call(pair: Pair, draft: Draft, context: int, tokens: Sequence[int], width: int, dice: Dice) -> None:
-    """One target call over the first `width` - 1 drafted tokens, judged and audited as in the engine."""
-    count = width - 1
+def _call_seconds(pair: Pair, draft: Draft, tokens: Sequence[int], count: int, dice: Dice) -> float:
+    """Seconds of a target call over the last `count` of `tokens`, judged and audited as the engine does."""
     pending = Draft(draft.tokens[:count], draft.proposals[:count], draft.scores[:count], [True] * count)
     if pending.vouched:
         pending.vouched[-1] = False
-    asked = list(tokens[: context + count])
-    logits = pair.target.forward(asked, width).logits[:, : pair.vocab_size]
-    laws = LazyLaws(pair.sampling, logits, asked)
+    started = perf_counter()
+    logits = pair.target.forward(tokens, count + 1).logits[:, : pair.vocab_size]
+    laws = LazyLaws(pair.sampling, logits, tokens)
     verdict = VouchedRule().judge(pending, laws, dice) if count else Verdict(0, dice.draw(laws[0]), "bonus")
     Audit().observe(pending, verdict, laws, logits)
-
-
-def _timed(action: Callable[[], None]) -> float:
-    started = perf_counter()
-    action()
     return perf_counter() - started
