@@ -89,7 +89,9 @@ class Sampling:
 class LazyLaws(Sequence[Law]):
     """The target's laws at every pending position, each computed when a rule or the audit first asks for it."""
 
-    def __init__(self, sampling: Sampling, logits: FloatArray, tokens: Sequence[int], ids: IntArray | None = None) -> None:
+    def __init__(
+        self, sampling: Sampling, logits: FloatArray, tokens: Sequence[int], ids: IntArray | None = None
+    ) -> None:
         """`logits` [rows, vocab]: row i follows the first len(tokens) - rows + 1 + i of `tokens`."""
         self._sampling = sampling
         self._logits = logits
@@ -151,7 +153,7 @@ def log_softmax(logits: FloatArray) -> FloatArray:
 
 
 def _softmax(logits: FloatArray, temperature: float) -> FloatArray:
-    weights = logits - logits.max()
+    weights: FloatArray = logits - logits.max()
     if temperature != 1:
         weights /= temperature
     np.exp(weights, out=weights)
@@ -165,7 +167,8 @@ def _places(tokens: Sequence[int], ids: IntArray | None, width: int) -> IntArray
     if ids is None:
         return wanted[wanted < width]
     places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return np.asarray(places[ids[places] == wanted])
+    found: IntArray = places[ids[places] == wanted]
+    return found
 
 
 def _with(logits: FloatArray, places: IntArray, values: FloatArray | float) -> FloatArray:
