@@ -11,7 +11,7 @@ import numpy as np
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import Capabilities, LanguageModel
 from sprinter.decoding.drafters.base import Drafter
-from sprinter.decoding.engine import Engine
+from sprinter.decoding.engine import Engine, Limits
 from sprinter.decoding.gates.base import Scorer
 from sprinter.decoding.rules.vouched import VouchedRule
 from sprinter.errors import ConfigError, DataError
@@ -24,14 +24,14 @@ WIDTHS = (1, 2, 3, 5, 9, 13, 21, 32)  # tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Parts:
     """A target, a drafter and a verifier (or any scorer) under one sampling transform."""
 
     target: LanguageModel
     drafter: Drafter
     scorer: Scorer
     sampling: Sampling
-    vocab_size: int  # ids both models know
+    limits: Limits
 
 
 class _ScoreAll:
@@ -71,7 +71,9 @@ class _Recorder:
         return Verdict(len(draft), None, None)
 
 
-def probe_rows(pair: Pair, prompts: Sequence[Sequence[int]], num_tokens: int, dice: Dice, draft: int = 8) -> list[Rows]:
+def probe_rows(
+    parts: Parts, prompts: Sequence[Sequence[int]], num_tokens: int, dice: Dice, draft: int = 8
+) -> list[Rows]:
     """(a, f) of the drafted token at each of the first `num_tokens` places after every prompt.
 
     The text goes on as the target would write it (exact decoding), so the rows tell of prefixes with no error in
@@ -80,8 +82,8 @@ def probe_rows(pair: Pair, prompts: Sequence[Sequence[int]], num_tokens: int, di
     traces = []
     for prompt in prompts:
         recorder = _Recorder()
-        gate = _ScoreAll(pair.scorer, draft)
-        engine = Engine(pair.target, pair.drafter, gate, recorder, pair.sampling, pair.vocab_size)
+        gate = _ScoreAll(parts.scorer, draft)
+        engine = Engine(parts.target, parts.drafter, gate, recorder, parts.sampling, parts.limits)
         for _ in engine.start(prompt, num_tokens, dice, Audit()):
             pass
         traces.append(Rows(np.array(recorder.accept), np.clip(recorder.score, 0.0, 1.0)))
@@ -90,7 +92,9 @@ def probe_rows(pair: Pair, prompts: Sequence[Sequence[int]], num_tokens: int, di
     return traces
 
 
-def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[int] = WIDTHS, repeats: int = 5) -> Costs:
+def time_pair(
+    parts: Parts, prompt: Sequence[int], dice: Dice, widths: Sequence[int] = WIDTHS, repeats: int = 5
+) -> Costs:
     """Median seconds of a draft step, a score, and a target call at each width with all that the engine does in it.
 
     A call counts the forward pass over `width` tokens that are not in the cache, the laws and tests of the vouched
@@ -104,12 +108,12 @@ def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[in
     call_s: dict[int, list[float]] = {width: [] for width in widths}
     for repeat in range(repeats + 1):
         draft, tokens = Draft(), list(prompt)
-        pair.target.forward(tokens, 1)
+        parts.target.forward(tokens, 1)
         for step in range(longest - 1):
             started = perf_counter()
-            draft.append(pair.drafter.propose(tokens, dice, Counters()))
+            draft.append(parts.drafter.propose(tokens, dice, Counters()))
             drafted = perf_counter()
-            score = pair.scorer.score(draft)
+            score = parts.scorer.score(draft)
             scored = perf_counter()
             draft.settle(score, True)
             tokens.append(draft.tokens[-1])
@@ -118,7 +122,7 @@ def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[in
                 draft_s.append(drafted - started)
                 score_s.append(scored - drafted)
         for width in widths:
-            seconds = _call_seconds(pair, draft, tokens[: len(prompt) + width - 1], width - 1, dice)
+            seconds = _call_seconds(parts, draft, tokens[: len(prompt) + width - 1], width - 1, dice)
             if repeat > 0:
                 call_s[width].append(seconds)
     medians = tuple(float(np.median(call_s[width])) for width in widths)
@@ -127,14 +131,14 @@ def time_pair(pair: Pair, prompt: Sequence[int], dice: Dice, widths: Sequence[in
     return Costs(float(np.median(draft_s)), float(np.median(score_s)), WidthCost(tuple(widths), medians))
 
 
-def _call_seconds(pair: Pair, draft: Draft, tokens: Sequence[int], count: int, dice: Dice) -> float:
+def _call_seconds(parts: Parts, draft: Draft, tokens: Sequence[int], count: int, dice: Dice) -> float:
     """Seconds of a target call over the last `count` of `tokens`, judged and audited as the engine does."""
     pending = Draft(draft.tokens[:count], draft.proposals[:count], draft.scores[:count], [True] * count)
     if pending.vouched:
         pending.vouched[-1] = False
     started = perf_counter()
-    logits = pair.target.forward(tokens, count + 1).logits[:, : pair.vocab_size]
-    laws = LazyLaws(pair.sampling, logits, tokens)
+    logits = parts.target.forward(tokens, count + 1).logits[:, : parts.limits.vocab_size]
+    laws = LazyLaws(parts.sampling, logits, tokens)
     verdict = VouchedRule().judge(pending, laws, dice) if count else Verdict(0, dice.draw(laws[0]), "bonus")
     Audit().observe(pending, verdict, laws, logits)
     return perf_counter() - started
