@@ -127,7 +127,7 @@ def plan_recorded(
         np.concatenate([rows.accept for rows in traces]), np.concatenate([rows.score for rows in traces])
     )
     outcomes = [trace_outcome(c, traces, costs) for c in grid.candidates(law)]
-    plan = _choose(outcomes, costs, max_tv, law.alpha, auc_of(law) if 0.0 < law.alpha < 1.0 else None)
+    plan = _choose(outcomes, costs, max_tv, law.alpha, auc_of(law))
     chosen = plan.best.per_prompt
     if chosen is None:
         return plan

@@ -91,13 +91,16 @@ def binormal_law(alpha: float, auc: float, cells: int = 400) -> TokenLaw:
     return TokenLaw(weights / weights.sum(), posterior, posterior)
 
 
-def auc_of(law: TokenLaw) -> float:
-    """P[f_acc > f_rej] + 1/2 P[f_acc = f_rej], each row being accepted with weight w a, rejected with w (1 - a)."""
+def auc_of(law: TokenLaw) -> float | None:
+    """P[f_acc > f_rej] + 1/2 P[f_acc = f_rej], each row accepted with weight w a, rejected with w (1 - a).
+
+    None where all rows have the same label, so that there is no pair to rank.
+    """
     values, group = np.unique(law.score, return_inverse=True)
     accepted = np.bincount(group, law.weights * law.accept, len(values))
     rejected = np.bincount(group, law.weights * (1.0 - law.accept), len(values))
     total = accepted.sum() * rejected.sum()
     if total <= 0.0:
-        raise DataError("every row has the same label: an AUC needs accepted and rejected tokens")
+        return None
     below = np.cumsum(rejected) - rejected
     return float((accepted * (below + 0.5 * rejected)).sum() / total)

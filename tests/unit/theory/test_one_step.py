@@ -55,7 +55,7 @@ def test_one_step_law_equals_enumeration(case):
 
 @given(laws_and_gate())
 def test_total_variation_to_the_target_is_exactly_delta(case):
-    target_probs, draft_probs, vouched = case
+    target_probs, draft_probs, _ = case
     delta = one_step.one_step_error(*case)
     assert one_step.total_variation(enumerated_law(*case), target_probs) == pytest.approx(delta, abs=1e-12)
     assert delta <= one_step.total_variation(target_probs, draft_probs) + 1e-12
@@ -158,13 +158,13 @@ def test_sequence_error_bound_covers_the_tv_of_whole_sequences(seed):
     expected_delta = 0.0
     for _ in range(length):
         next_target, next_method = {}, {}
-        for prefix in target_law:
+        for prefix, target_chance in target_law.items():
             target_probs, draft_probs = rng.dirichlet(np.ones(vocab)), rng.dirichlet(np.ones(vocab))
             vouched = rng.integers(0, 2, vocab).astype(float)
             emitted = one_step.one_step_law(target_probs, draft_probs, vouched)
             expected_delta += method_law[prefix] * one_step.one_step_error(target_probs, draft_probs, vouched)
             for token in range(vocab):
-                next_target[(*prefix, token)] = target_law[prefix] * target_probs[token]
+                next_target[(*prefix, token)] = target_chance * target_probs[token]
                 next_method[(*prefix, token)] = method_law[prefix] * emitted[token]
         target_law, method_law = next_target, next_method
     gap = one_step.total_variation(list(target_law.values()), list(method_law.values()))
