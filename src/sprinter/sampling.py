@@ -89,7 +89,9 @@ class Sampling:
 class LazyLaws(Sequence[Law]):
     """The target's laws at every pending position, each computed when a rule or the audit first asks for it."""
 
-    def __init__(self, sampling: Sampling, logits: FloatArray, tokens: Sequence[int], ids: IntArray | None = None) -> None:
+    def __init__(
+        self, sampling: Sampling, logits: FloatArray, tokens: Sequence[int], ids: IntArray | None = None
+    ) -> None:
         """`logits` [rows, vocab]: row i follows the first len(tokens) - rows + 1 + i of `tokens`."""
         self._sampling = sampling
         self._logits = logits

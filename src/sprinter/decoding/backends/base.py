@@ -12,7 +12,6 @@ from sprinter.errors import BackendError, ConfigError
 from sprinter.records import FloatArray, IntArray
 
 
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend gives, or what a rule, gate or drafter needs; compared before weights load."""
