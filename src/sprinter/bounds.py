@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
-
 from sprinter.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -48,6 +46,9 @@ def hoeffding_bentkus_pvalue(
     The sample size must be fixed beforehand. `alpha` and `planned` are not used: only the betting p-value has bets to
     tune, and both are called alike.
     """
+    # Loading scipy.stats takes most of a second, which a generation with an audit must not pay.
+    from scipy.stats import binom  # noqa: PLC0415
+
     values = checked_losses(losses)
     _check_level("epsilon", epsilon)
     n = values.size

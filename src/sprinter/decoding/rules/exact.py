@@ -12,11 +12,11 @@ class ExactRule:
     """Rejection sampling of every drafted token. Leviathan et al. 2211.17192; Chen et al. 2302.01318."""
 
     def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        rejection = test(draft, target_laws, range(len(draft)), dice)
+        rejection = first_rejection(draft, target_laws, range(len(draft)), dice)
         return rejection or Verdict(len(draft), dice.draw(target_laws[len(draft)]), "bonus")
 
 
-def test(draft: Draft, target_laws: Sequence[Law], places: Sequence[int], dice: Dice) -> Verdict | None:
+def first_rejection(draft: Draft, target_laws: Sequence[Law], places: Sequence[int], dice: Dice) -> Verdict | None:
     """Test the drafted tokens at `places` in order; the verdict of the first failure, None if all pass."""
     for place in places:
         draft_law = draft.proposals[place].law

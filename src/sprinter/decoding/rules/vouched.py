@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sprinter.decoding.rules.exact import test
+from sprinter.decoding.rules.exact import first_rejection
 from sprinter.records import Draft, Law, Verdict
 from sprinter.sampling import Dice
 
@@ -20,5 +20,5 @@ class VouchedRule:
         if len(draft) and draft.all_vouched:
             return Verdict(len(draft), None, None)
         doubtful = [place for place, vouched in enumerate(draft.vouched) if not vouched]
-        rejection = test(draft, target_laws, doubtful, dice)
+        rejection = first_rejection(draft, target_laws, doubtful, dice)
         return rejection or Verdict(len(draft), dice.draw(target_laws[len(draft)]), "bonus")
