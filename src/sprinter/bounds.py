@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from sprinter.errors import ConfigError
 
 Floats = NDArray[np.float64]
