@@ -1,0 +1,287 @@
+"""Model folders on disk: config, tensors (safetensors only), fingerprints, and drafts that borrow a target's tensors.
+
+A *shared draft* is a folder that stores only what its target does not have:
+
+    config.json         transformers config of the draft
+    model.safetensors   its own tensors under transformers' names; provenance stamp as metadata; when the head covers
+                        only part of the vocabulary also `sprinter.head_tokens` [num_head_tokens] int32
+    draft.json          {format, shared, target_fingerprint, head_tokens, sha256, record}
+
+`shared` names the tensors taken from the target under the same names (embedding, untied head). With head tokens, the
+draft's law lives on those ids alone: logits are the rows `head_tokens` of the full head, every other id has
+probability zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sprinter.errors import BackendError
+
+DRAFT_FORMAT: Final = 1
+HEAD_TOKENS: Final = "sprinter.head_tokens"
+_WEIGHTS: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class DraftInfo:
+    """What draft.json says."""
+
+    shared: tuple[str, ...]
+    target_fingerprint: str
+    head_tokens: int | None
+    sha256: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model folder, or one GGUF file (then only its path and fingerprint are known here)."""
+
+    path: Path
+    config: Mapping[str, Any]
+    files: Mapping[str, Path]  # tensor name -> safetensors file
+    draft: DraftInfo | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether this is a GGUF file, which only transformers or a conversion can read."""
+        return self.path.is_file()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tensors stored here, without those a shared draft borrows."""
+        return tuple(sorted(self.files))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder brings its own tokenizer; a shared draft uses its target's."""
+        return self.is_gguf or any((self.path / n).is_file() for n in ("tokenizer.json", "tokenizer_config.json"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over config and weight files; equal for equal models, whatever the folder is called."""
+        files = sorted(set(self.files.values())) or [self.path]
+        marks = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+        return _fingerprint(json.dumps(self.config, sort_keys=True), marks)
+
+    def tensor(self, name: str) -> Tensor:
+        """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
+        if name not in self.files:
+            raise BackendError(f"{self.path} has no tensor {name!r}: it belongs to another kind of model")
+        try:
+            with safe_open(str(self.files[name]), framework="pt") as stream:
+                loaded: Tensor = stream.get_tensor(name)
+                return loaded
+        except (OSError, SafetensorError) as error:
+            raise _damaged(self.files[name], error) from error
+
+
+def _damaged(file: Path, error: Exception) -> BackendError:
+    return BackendError(f"{file} is damaged or truncated ({error}): copy or download it again")
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
+    # Size and time are only the key of this cache: an edited file is hashed again.
+    digest = hashlib.sha256(config.encode())
+    for path, _, _ in marks:
+        digest.update(bytes.fromhex(sha256_of(Path(path))))
+    return digest.hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes; BackendError if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BackendError(f"cannot read {file}: {error}") from error
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a model folder or GGUF file without reading any weight.
+
+    Raises BackendError when it is missing, malformed, truncated, a pickle, or a draft whose checksum is wrong.
+    """
+    place = Path(path).expanduser()
+    if place.is_file() and place.suffix == ".gguf":
+        return Checkpoint(place, {}, {})
+    if not place.is_dir():
+        raise BackendError(
+            f"no model at {place}: give a folder with config.json and model.safetensors, or a .gguf file"
+        )
+    config = _read_json(place / "config.json")
+    checkpoint = Checkpoint(place, config, _tensor_files(place))
+    return Checkpoint(place, config, checkpoint.files, _draft_info(place) if (place / "draft.json").exists() else None)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BackendError(f"cannot read {file} ({error.strerror}): the model folder is incomplete") from error
+    except ValueError as error:
+        raise BackendError(f"{file} is not valid JSON ({error}): copy or download it again") from error
+    if not isinstance(loaded, dict):
+        raise BackendError(f"{file} must hold one JSON object: copy or download it again")
+    return loaded
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file, from the headers, so that a truncated file is found before anything is computed."""
+    if (folder / _INDEX).is_file():
+        shards = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+        files = [folder / shard for shard in shards]
+    else:
+        files = [folder / _WEIGHTS]
+    found: dict[str, Path] = {}
+    for file in files:
+        if not file.is_file():
+            raise BackendError(f"{file} is missing: only safetensors weights are loaded, pickles (.bin, .pt) never are")
+        try:
+            with safe_open(str(file), framework="pt") as stream:
+                found.update(dict.fromkeys(stream.keys(), file))
+        except (OSError, SafetensorError) as error:
+            raise _damaged(file, error) from error
+    return found
+
+
+def _draft_info(folder: Path) -> DraftInfo:
+    raw = _read_json(folder / "draft.json")
+    if raw.get("format") != DRAFT_FORMAT:
+        raise BackendError(f"{folder}/draft.json has format {raw.get('format')!r}, not {DRAFT_FORMAT}: update sprinter")
+    try:
+        info = DraftInfo(
+            tuple(raw["shared"]), raw["target_fingerprint"], raw["head_tokens"], raw["sha256"], raw.get("record", {})
+        )
+    except KeyError as error:
+        raise BackendError(
+            f"{folder}/draft.json lacks {error}: make the draft again with `sprinter distill`"
+        ) from error
+    found = sha256_of(folder / _WEIGHTS)
+    if found != info.sha256:
+        raise BackendError(
+            f"{folder / _WEIGHTS} has SHA-256 {found[:16]}..., draft.json says {info.sha256[:16]}...: copy it again"
+        )
+    return info
+
+
+def head_tokens(checkpoint: Checkpoint) -> Tensor | None:
+    """Ids [num_head_tokens] int64 the draft's head covers, ascending; None when it covers the whole vocabulary."""
+    if checkpoint.draft is None or checkpoint.draft.head_tokens is None:
+        return None
+    ids = checkpoint.tensor(HEAD_TOKENS).long()  # [num_head_tokens]
+    if ids.shape != (checkpoint.draft.head_tokens,):
+        raise BackendError(
+            f"{checkpoint.path} promises {checkpoint.draft.head_tokens} head tokens, holds {tuple(ids.shape)}"
+        )
+    return ids
+
+
+def require_target(draft: Checkpoint, target: Checkpoint) -> None:
+    """BackendError unless `target` is the one this shared draft was made for."""
+    if draft.draft is None:
+        return
+    found, wanted = target.fingerprint, draft.draft.target_fingerprint
+    if found != wanted:
+        raise BackendError(
+            f"the draft {draft.path} borrows tensors of target {wanted[:12]}, but {target.path} is {found[:12]}: "
+            "use the target it was made for, or distill a new draft"
+        )
+
+
+def write_draft(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    own: Mapping[str, Tensor],
+    info: DraftInfo,
+    head_token_ids: Sequence[int] | None = None,
+    stamp: Mapping[str, str] | None = None,
+) -> None:
+    """Write a shared draft: `own` tensors as bfloat16; the folder appears whole or not at all.
+
+    `info.sha256` and `info.head_tokens` are filled in here. Raises BackendError when the disk is full.
+    """
+    place = Path(folder)
+    tensors = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in own.items()}
+    if head_token_ids is not None:
+        tensors[HEAD_TOKENS] = torch.tensor(sorted(head_token_ids), dtype=torch.int32)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        raise BackendError(f"cannot write {place}: {error}") from error
+    try:
+        save_file(tensors, str(beside / _WEIGHTS), metadata={"format": "pt", **(stamp or {})})
+        (beside / _WEIGHTS).chmod(0o644)
+        described = {
+            "format": DRAFT_FORMAT,
+            "shared": list(info.shared),
+            "target_fingerprint": info.target_fingerprint,
+            "head_tokens": None if head_token_ids is None else len(head_token_ids),
+            "sha256": sha256_of(beside / _WEIGHTS),
+            "record": dict(info.record),
+        }
+        (beside / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+        (beside / "draft.json").write_text(json.dumps(described, indent=2) + "\n")
+        beside.chmod(0o755)
+        _replace_folder(beside, place)
+    except (OSError, SafetensorError) as error:
+        raise BackendError(f"cannot write {place} ({error}): free some space") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace_folder(beside: Path, place: Path) -> None:
+    """Rename a finished folder into place; an older one there is moved away first and deleted last."""
+    old = beside.with_name(beside.name + ".old")
+    if place.exists():
+        os.rename(place, old)  # noqa: PTH104 - os.rename never overwrites a non-empty folder
+    os.rename(beside, place)  # noqa: PTH104
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_torch_draft(
+    draft_dir: str | Path, target_dir: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Tensor | None]:
+    """(transformers model, head token ids or None) of a draft folder, with what it shares taken from the target.
+
+    The model is in eval mode on the CPU and has the FULL output layer; with head tokens the caller must restrict the
+    law to these ids. Raises BackendError on damage, on missing tensors, or on another target than the draft's own.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415 - slow import
+
+    draft, target = open_checkpoint(draft_dir), open_checkpoint(target_dir)
+    require_target(draft, target)
+    borrowed = draft.draft.shared if draft.draft else ()
+    state = {name: draft.tensor(name).to(dtype) for name in draft.names if name != HEAD_TOKENS}
+    state |= {name: target.tensor(name).to(dtype) for name in borrowed}
+    try:
+        config = AutoConfig.from_pretrained(str(draft.path))
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BackendError(f"{draft.path} does not fit its own config.json ({error}): copy it again") from error
+    # A tied head has no tensor of its own; anything else missing would silently stay random.
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    lost = [name for name in missing if name not in tied]
+    if lost or unexpected:
+        raise BackendError(f"{draft.path} lacks {lost[:3]} or has unknown {list(unexpected)[:3]}: copy it again")
+    model.tie_weights()
+    return model.eval(), head_tokens(draft)

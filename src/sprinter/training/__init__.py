@@ -1,0 +1,1 @@
+"""Making drafts and verifiers: distillation, row collection, splits, fitting."""

@@ -1,0 +1,1 @@
+"""The default pair: where its parts come from, checksums, cache."""
