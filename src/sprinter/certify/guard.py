@@ -8,7 +8,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class Watch:
     thresholds: tuple[float, ...]
     action: Action = "tighten"
     alpha: float = 0.05
-    grace: int = 5_000  # audited tokens
+    grace: int = 10_000  # audited tokens
     window: int = 50_000  # audited tokens
     setting: str = ""  # what else tells this stream from another: a fingerprint of the pair and the method
 
@@ -104,7 +104,6 @@ class _State:
     windows: int = 1  # windows begun, the present one included
     tokens_total: int = 0
     told: bool = False  # whether the present window has tripped already
-    trips: int = field(default=0)
 
     def to_json(self) -> str:
         content = {name: getattr(self, name) for name in self.__slots__}
@@ -115,7 +114,7 @@ class _State:
         try:
             content: Mapping[str, Any] = json.loads(text)
             bound = RunningBound.from_state(content["bound"])
-            numbers = {name: int(content[name]) for name in ("step", "windows", "tokens_total", "trips")}
+            numbers = {name: int(content[name]) for name in ("step", "windows", "tokens_total")}
             state = cls(bound=bound, told=bool(content["told"]), **numbers)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"the guard's saved state is damaged ({error}): delete it to start anew") from None
@@ -144,47 +143,42 @@ class Guard:
 
     def record(self, losses: Sequence[float]) -> GuardReport:
         """Take in the audited losses of one request, token by token; act if the promise no longer holds."""
-        with self._transaction() as (connection, state):
-            state.bound.update(losses)
-            state = replace(state, tokens_total=state.tokens_total + len(losses))
-            standing, lower, upper = self._judge(state)
-            trip = None
-            if standing in ("unproven", "exceeded") and not state.told and state.step >= 0:
-                trip, state = self._act(state, standing, lower, upper)
+        with self._transaction() as (connection, before):
+            before.bound.update(losses)
+            seen = replace(before, tokens_total=before.tokens_total + len(losses))
+            standing, lower, upper = self._judge(seen)
+            trip, after = None, seen
+            if standing in ("unproven", "exceeded") and not seen.told and seen.step >= 0:
+                trip, after = self._act(seen, standing, lower, upper)
                 connection.execute("INSERT INTO trips VALUES (?, ?)", (self.watch.key, json.dumps(_plain(trip))))
-            report = GuardReport(
-                standing=standing,
-                threshold=self._threshold(state),
-                tokens_in_window=state.bound.count,
-                tokens_total=state.tokens_total,
-                mean=state.bound.mean,
-                upper=upper,
-                trip=trip,
-            )
-            moved = trip is not None and trip.threshold_after != trip.threshold_before
-            if moved or state.bound.count >= self.watch.window:
-                # Another threshold is another stream; and a full window has had its say.
-                state = replace(state, bound=RunningBound(self.watch.alpha), windows=state.windows + 1, told=False)
-            self._write(connection, state)
-        self.threshold = report.threshold
-        return report
+            # Another threshold is another stream; and a full window has had its say.
+            if after.step != seen.step or seen.bound.count >= self.watch.window:
+                after = self._next_window(after)
+            self._write(connection, after)
+        self.threshold = self._threshold(after)
+        return GuardReport(
+            standing=standing,
+            threshold=self.threshold,
+            tokens_in_window=seen.bound.count,
+            tokens_total=seen.tokens_total,
+            mean=seen.bound.mean,
+            upper=upper,
+            trip=trip,
+        )
+
+    def _next_window(self, state: _State) -> _State:
+        return replace(state, bound=RunningBound(self.watch.alpha), windows=state.windows + 1, told=False)
 
     def trips(self) -> list[Trip]:
         """Every time the guard acted, oldest first."""
         with self._transaction() as (connection, _):
             rows = connection.execute("SELECT content FROM trips WHERE watch = ?", (self.watch.key,)).fetchall()
-        return [Trip(**{k: math.inf if v is None else v for k, v in json.loads(row[0]).items()}) for row in rows]
+        return [_trip(json.loads(row[0])) for row in rows]
 
     def reset(self) -> None:
         """Go back to the fastest certified threshold and a fresh window; past windows stay paid for."""
         with self._transaction() as (connection, state):
-            fresh = replace(
-                state,
-                bound=RunningBound(self.watch.alpha),
-                step=len(self.watch.thresholds) - 1,
-                windows=state.windows + 1,
-                told=False,
-            )
+            fresh = replace(self._next_window(state), step=len(self.watch.thresholds) - 1)
             self._write(connection, fresh)
             self.threshold = self._threshold(fresh)
 
@@ -199,7 +193,7 @@ class Guard:
 
     def _act(self, state: _State, standing: Standing, lower: float, upper: float) -> tuple[Trip, _State]:
         steps = {"warn": state.step, "tighten": state.step - 1, "exact": -1}
-        after = replace(state, step=steps[self.watch.action], told=True, trips=state.trips + 1)
+        after = replace(state, step=steps[self.watch.action], told=True)
         trip = Trip(
             standing=standing,
             tokens_in_window=state.bound.count,
@@ -258,3 +252,8 @@ def _plain(trip: Trip) -> dict[str, object]:
     """A trip as strict JSON types: exact decoding, an infinite threshold, becomes null."""
     values = {name: getattr(trip, name) for name in Trip.__slots__}
     return {name: None if value == math.inf else value for name, value in values.items()}
+
+
+def _trip(content: dict[str, Any]) -> Trip:
+    values: dict[str, Any] = {name: math.inf if value is None else value for name, value in content.items()}
+    return Trip(**values)
