@@ -153,7 +153,7 @@ def log_softmax(logits: FloatArray) -> FloatArray:
 
 
 def _softmax(logits: FloatArray, temperature: float) -> FloatArray:
-    weights = logits - logits.max()
+    weights: FloatArray = logits - logits.max()
     if temperature != 1:
         weights /= temperature
     np.exp(weights, out=weights)
@@ -167,7 +167,8 @@ def _places(tokens: Sequence[int], ids: IntArray | None, width: int) -> IntArray
     if ids is None:
         return wanted[wanted < width]
     places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return np.asarray(places[ids[places] == wanted])
+    found: IntArray = places[ids[places] == wanted]
+    return found
 
 
 def _with(logits: FloatArray, places: IntArray, values: FloatArray | float) -> FloatArray:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.base import FloatArray, LanguageModel
+from sprinter.decoding.backends.base import LanguageModel
 from sprinter.decoding.drafters.base import Drafter
 from sprinter.decoding.gates.base import Gate
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
-from sprinter.records import Counters, Draft, Emitted, FinishReason, Verdict
+from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, Verdict
 from sprinter.sampling import Dice, LazyLaws, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a sequence: ids both models know, tokens both can read, ids that end it."""
+
+    vocab_size: int
+    context_length: int
+    eos_ids: frozenset[int] = frozenset()
 
 
 class Engine:
@@ -28,17 +38,14 @@ class Engine:
         gate: Gate,
         rule: AcceptanceRule,
         sampling: Sampling,
-        vocab_size: int,
-        eos_ids: frozenset[int] = frozenset(),
+        limits: Limits,
     ) -> None:
-        """`vocab_size`: ids both models know; `eos_ids` end a sequence."""
         self.target = target
         self.drafter = drafter
         self.gate = gate
         self.rule = rule
         self.sampling = sampling
-        self.vocab_size = vocab_size
-        self.eos_ids = eos_ids
+        self.limits = limits
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, dice: Dice, audit: Audit) -> Run:
         """Begin a sequence; iterate the result for its tokens. Raises ConfigError for an impossible request."""
@@ -46,11 +53,11 @@ class Engine:
             raise ConfigError("the prompt has no tokens: decoding needs at least one to start from")
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-        window = self.target.info.context_length
+        window = self.limits.context_length
         if len(prompt) >= window:
             raise ConfigError(
-                f"the prompt has {len(prompt)} tokens, but {self.target.info.name} reads at most {window} and needs "
-                "room for one more: shorten the prompt"
+                f"the prompt has {len(prompt)} tokens, but the models read at most {window} and need room for "
+                "one more: shorten the prompt"
             )
         return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
 
@@ -73,7 +80,7 @@ class Run:
         while self.finish_reason is None:
             for emitted in self._round():
                 yield emitted
-                if emitted.id in self.engine.eos_ids:
+                if emitted.id in self.engine.limits.eos_ids:
                     self.finish_reason = "eos"
                     return
             if len(self.tokens) >= self.limit:
@@ -113,7 +120,7 @@ class Run:
                 yield len(draft) - 1
 
     def _ended(self, draft: Draft) -> bool:
-        return bool(draft.tokens) and draft.tokens[-1] in self.engine.eos_ids
+        return bool(draft.tokens) and draft.tokens[-1] in self.engine.limits.eos_ids
 
     def _ask_target(self, draft: Draft) -> Verdict:
         logits = self._target_logits(len(draft) + 1)
@@ -129,7 +136,7 @@ class Run:
         self.counters.target_s += perf_counter() - started
         self.counters.target_calls += 1
         self.counters.target_tokens += output.num_computed
-        return output.logits[:, : self.engine.vocab_size]
+        return output.logits[:, : self.engine.limits.vocab_size]
 
     def close_audit(self) -> None:
         """One more target call over final tokens it has not passed over, so that the audit misses none."""

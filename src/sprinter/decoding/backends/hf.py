@@ -142,7 +142,7 @@ def _describe(model: Any, name: str, fingerprint: str, restricted: bool) -> Mode
     # parameters() names a tied table once; it multiplies as the head though not as the lookup.
     tied = head.weight is lookup.weight
     multiplied = total if tied else total - lookup.weight.numel()
-    context_length = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 1 << 20)
+    context_length = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
     return ModelInfo(
         name=name,
         vocab_size=lookup.weight.shape[0] if restricted else head.weight.shape[0],

@@ -62,7 +62,8 @@ class ToyModel:
         return ModelOutput(logits, logits.copy(), len(tokens) - min(shared, len(tokens) - num_last))
 
     def embedding(self, token: int) -> FloatArray:
-        return np.eye(self.info.vocab_size)[token]
+        row: FloatArray = np.eye(self.info.vocab_size)[token]
+        return row
 
 
 def _random_logits(vocab_size: int, seed: int, order: int, spread: float) -> LogitsOf:
