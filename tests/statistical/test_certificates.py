@@ -123,8 +123,8 @@ def test_the_audit_is_unbiased_over_a_million_steps() -> None:
 
 
 def test_given_the_prefix_the_audit_is_unbiased_at_every_prefix() -> None:
-    # 32 prefixes, so the bound is wider: 4.5 standard errors are passed by chance once in 4,500 runs. The two kinds left
-    # out have drafts so sure of themselves that most tokens are never drawn.
+    # 32 prefixes, so the bound is wider: 4.5 standard errors are passed by chance once in 4,500 runs. The two kinds
+    # left out have drafts so sure of themselves that most tokens are never drawn.
     rng = np.random.default_rng(13)
     at = AT[0.2]
     count = 20_000

@@ -33,9 +33,11 @@ class Setting:
     draft: str
     draft_backend: str
     draft_weights: str
-    verifier: str  # fingerprint of its weight file
+    verifier: str  # fingerprint of its weights, "none" for a scorer without
+    scorer: str
     method: str
-    max_draft: int | None
+    preset: str
+    max_draft: int  # 0: no limit
     lookahead: float
     sampling: dict[str, float | int | list[int]]
 
