@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
 DEFAULT_TOKENS = 64
 # Options that are not settings of a generation.
-_OWN = ("data", "out", "max_tv", "max_atypical", "max_other", "reference", "confidence", "bound", "grid", "prompts")
-_OWN += ("min_prompts", "bucket", "journal")
+_OWN = (
+    *("data", "out", "max_tv", "max_atypical", "max_other", "reference", "confidence", "bound", "grid", "prompts"),
+    *("min_prompts", "bucket", "journal"),
+)
 
 
 def calibrate(
