@@ -9,6 +9,7 @@ import sys
 import typer
 
 from sprinter import __version__
+from sprinter.cli.calibrate import calibrate
 from sprinter.cli.doctor import doctor
 from sprinter.cli.generate import generate
 from sprinter.errors import SprinterError
@@ -28,6 +29,7 @@ app = typer.Typer(
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
 app.command()(generate)
+app.command()(calibrate)
 app.command()(doctor)
 
 
