@@ -10,6 +10,7 @@ import typer
 
 from sprinter import __version__
 from sprinter.cli.calibrate import calibrate
+from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
 from sprinter.cli.generate import generate
 from sprinter.errors import SprinterError
@@ -30,7 +31,8 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(calibrate)
-app.command()(doctor)
+for command in (distill, calibrate, doctor):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)
