@@ -38,6 +38,11 @@ class OutputLaw:
             grad = grad.mul_(1.0 - (logits / self.softcap).square())  # d(c tanh(u/c))/du
         return (grad * self.scale if self.scale != 1.0 else grad) @ self.weight
 
+    def float(self) -> OutputLaw:
+        """The same layer in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        return OutputLaw(self.weight.float(), bias, self.scale, self.softcap)
+
     def rows(self, token_ids: Tensor) -> OutputLaw:
         """The same layer for `token_ids` [n] only."""
         bias = None if self.bias is None else self.bias[token_ids]

@@ -123,7 +123,7 @@ class FastModel:
         check_finite(self.info.name, rows)
         # Only now: had the pass failed, the cache must not claim its positions.
         self._cached += new
-        return ModelOutput(rows, hidden.cpu().numpy())
+        return ModelOutput(rows, hidden.cpu().numpy(), len(new))
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""
