@@ -11,6 +11,7 @@ import typer
 from sprinter import __version__
 from sprinter.cli.doctor import doctor
 from sprinter.cli.generate import generate
+from sprinter.cli.plan import plan
 from sprinter.errors import SprinterError
 
 EXIT_USER_ERROR = 2
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(doctor)
+app.command()(plan)
 
 
 @app.callback(invoke_without_command=True)
