@@ -42,7 +42,7 @@ def write_sets(target: Path, sets: dict[str, Path], work: Path, seed: int) -> No
 
 @torch.no_grad()
 def per_prompt(model: object, law: OutputLaw, ids: torch.Tensor | None, folder: Path) -> np.ndarray:
-    """[prompts, 4]: summed overlap, positions, positions where the draft's best is the target's next token, all such."""
+    """[prompts, 4]: summed overlap, positions, hits of the draft's best token, positions where a hit is possible."""
     rows = []
     for file in corpus.traces(folder):
         trace = corpus.load_trace(file)

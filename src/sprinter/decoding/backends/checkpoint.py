@@ -110,7 +110,7 @@ def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a large file, kept in the cache folder: hashing half a gigabyte delays every start by half a second."""
+    """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
     if size < _WORTH_REMEMBERING:
         return sha256_of(Path(path))
     # Path, size and time are the key, so an edited or replaced file is hashed again.
