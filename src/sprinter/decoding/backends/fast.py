@@ -26,7 +26,8 @@ from sprinter.decoding.backends.checkpoint import (
 )
 from sprinter.decoding.backends.fast_config import Architecture, architecture
 from sprinter.decoding.backends.fast_runner import TorchRunner
-from sprinter.decoding.backends.fast_weights import HEAD, cached, check_format, prepare
+from sprinter.decoding.backends.fast_weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
+from sprinter.decoding.backends.native import NativeRunner, fits, library
 from sprinter.errors import BackendError
 from sprinter.records import FloatArray, IntArray
 from sprinter.zoo.default_pair import cache_dir
@@ -73,21 +74,32 @@ class FastModel:
         source = _Source.open(checkpoint, target)
         arch = architecture(source.checkpoint.config, str(source.checkpoint.path))
         head_ids = head_tokens(source.checkpoint)
+        place = cache or cache_dir()
+        compiled = library(place) if weights in ("int4", "int8") and fits(arch) else None
 
         def make() -> dict[str, Tensor]:
             head = source.read(_EMBED if arch.tied else "lm_head.weight")
             rows = head if head_ids is None else head[head_ids]  # [width, hidden]
-            return prepare(source.read, source.names, arch, rows, weights)
+            return prepare(source, arch, rows, weights, native_parts if compiled else quantised_parts)
 
         with torch.inference_mode():
-            if weights in ("int4", "int8"):
-                folder = (cache or cache_dir()) / "fast"
-                tensors = cached(folder, source.checkpoint.fingerprint, weights, make)
-            else:
-                tensors = make()
+            # torch's int4 layout depends on the processor, and the folder may be shared between machines.
+            kind = f"{weights}-{NATIVE if compiled else torch.backends.cpu.get_cpu_capability().lower()}"
+            quantised = weights in ("int4", "int8")
+            tensors = cached(place / "fast", source.checkpoint.fingerprint, kind, make) if quantised else make()
             embed = source.read(_EMBED)
-            runner = TorchRunner(arch, tensors, embed, device)
-        return cls(_describe(source.checkpoint, arch, tensors, weights, device), runner, embed, head_ids)
+            width = arch.vocab_size if head_ids is None else len(head_ids)
+            runner: Runner
+            if compiled is not None:
+                runner = NativeRunner(compiled, arch, tensors, embed, width)
+            else:
+                runner = TorchRunner(arch, tensors, embed, device)
+        return cls(_describe(source, arch, tensors, weights, device, width), runner, embed, head_ids)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled forward pass computes this model, rather than torch operations."""
+        return isinstance(self._runner, NativeRunner)
 
     @property
     def head_tokens(self) -> IntArray | None:
@@ -111,7 +123,7 @@ class FastModel:
         check_finite(self.info.name, rows)
         # Only now: had the pass failed, the cache must not claim its positions.
         self._cached += new
-        return ModelOutput(rows, hidden.cpu().numpy())
+        return ModelOutput(rows, hidden.cpu().numpy(), len(new))
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""
@@ -149,24 +161,21 @@ class _Source:
 
 
 def _describe(
-    checkpoint: Checkpoint, arch: Architecture, tensors: Mapping[str, Tensor], weights: str, device: str
+    source: _Source, arch: Architecture, tensors: Mapping[str, Tensor], weights: str, device: str, width: int
 ) -> ModelInfo:
-    matrices = [f"{i}.{part}" for i in range(arch.num_layers) for part in ("qkv", "out", "gate_up", "down")]
-    num_parameters = bytes_per_step = 0
-    for name in [*matrices, HEAD]:
-        narrow = {part: tensors.get(f"{name}.{part}") for part in ("packed", "weight", "scales")}
-        bytes_per_step += sum(t.numel() * t.element_size() for t in narrow.values() if t is not None)
-        weight, packed = narrow["weight"], narrow["packed"]
-        num_parameters += 2 * packed.numel() if packed is not None else 0 if weight is None else weight.numel()
+    heads = arch.num_heads * arch.head_dim
+    per_layer = arch.hidden_size * (arch.qkv_rows + heads + 3 * arch.intermediate_size)
+    # Norms and the float32 copies for wide passes are not what one token reads.
+    read = [t for name, t in tensors.items() if not name.endswith((".wide", "norm"))]
     return ModelInfo(
-        name=checkpoint.path.name,
+        name=source.checkpoint.path.name,
         vocab_size=arch.vocab_size,
         context_length=arch.context_length,
         hidden_size=arch.hidden_size,
         num_layers=arch.num_layers,
-        num_parameters=num_parameters,
-        bytes_per_step=bytes_per_step,
-        fingerprint=checkpoint.fingerprint,
+        num_parameters=arch.num_layers * per_layer + width * arch.hidden_size,
+        bytes_per_step=sum(t.numel() * t.element_size() for t in read),
+        fingerprint=source.checkpoint.fingerprint,
         backend="fast",
         weights=weights,
         device=device,

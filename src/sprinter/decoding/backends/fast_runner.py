@@ -32,12 +32,39 @@ class Layer:
     down: Linear
 
 
-class TorchRunner:
-    """Layers, norms and head of one model, and the keys and values of one sequence.
+class SequenceCache:
+    """Keys and values of one sequence, and the rotations of its positions; grows in powers of two.
 
-    The cache only knows positions: `run(ids, start, ...)` overwrites what it held from `start` on, so going back to
-    an earlier length costs nothing.
+    It only knows positions: writing from `start` on overwrites what was there, so going back to an earlier length
+    costs nothing.
     """
+
+    def __init__(self, arch: Architecture, device: torch.device) -> None:
+        self._arch = arch
+        self._device = device
+        self.kv = torch.empty(2, arch.num_layers, arch.num_kv_heads, 0, arch.head_dim, device=device)
+        self.rotary = torch.empty(0)
+        self.reserve(1)
+
+    def reserve(self, length: int) -> bool:
+        """Make room for `length` positions; True if the tensors moved."""
+        arch, held = self._arch, self.kv.shape[3]
+        if length <= held:
+            return False
+        capacity = max(held, _FIRST_CAPACITY)
+        while capacity < length:
+            capacity *= 2
+        capacity = min(capacity, arch.context_length)
+        # Always float32: for one token attention over it takes a quarter of the time bfloat16 takes on a CPU.
+        grown = torch.zeros(2, arch.num_layers, arch.num_kv_heads, capacity, arch.head_dim, device=self._device)
+        grown[:, :, :, :held] = self.kv
+        self.kv = grown  # [key/value, layer, kv_head, position, head_dim]
+        self.rotary = rotary_table(arch, capacity)[:, None].to(self._device)  # [position, 1, head_dim / 2]
+        return True
+
+
+class TorchRunner:
+    """Layers, norms and head of one model, and the keys and values of one sequence."""
 
     def __init__(self, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, device: str = "cpu") -> None:
         self._arch = arch
@@ -59,31 +86,14 @@ class TorchRunner:
         ]
         self._norm = tensors["norm"]
         self._head = linear(tensors, HEAD)
-        self._kv = torch.empty(0)
-        self._rotary = torch.empty(0)
-        self._resize(_FIRST_CAPACITY)
-
-    def _resize(self, capacity: int) -> None:
-        arch = self._arch
-        capacity = min(capacity, arch.context_length)
-        # Always float32: for one token attention over it takes a quarter of the time bfloat16 takes on a CPU.
-        grown = torch.zeros(2, arch.num_layers, arch.num_kv_heads, capacity, arch.head_dim, device=self._device)
-        if self._kv.numel():
-            grown[:, :, :, : self._kv.shape[3]] = self._kv
-        self._kv = grown  # [key/value, layer, kv_head, position, head_dim]
-        self._rotary = rotary_table(arch, capacity)[:, None].to(self._device)  # [position, 1, head_dim / 2]
+        self._cache = SequenceCache(arch, self._device)
 
     def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
         """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
 
         Positions before `start` must have been run before; `ids` holds at least `num_last` tokens.
         """
-        end = start + len(ids)
-        capacity = self._kv.shape[3]
-        while capacity < min(end, self._arch.context_length):
-            capacity *= 2
-        if capacity != self._kv.shape[3]:
-            self._resize(capacity)
+        self._cache.reserve(start + len(ids))
         rows = [self._blocks(ids[i : i + _CHUNK], start + i) for i in range(0, len(ids), _CHUNK)]
         x = (rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:]  # [num_last, hidden]
         hidden = F.rms_norm(x, (self._arch.hidden_size,), self._norm, self._arch.norm_eps)
@@ -100,8 +110,8 @@ class TorchRunner:
         """The residual stream after the last layer, [rows, hidden]."""
         arch, end = self._arch, start + len(ids)
         x = self._embed[torch.tensor(ids, dtype=torch.int64)].to(self._device, torch.float32)  # [rows, hidden]
-        rotary, mask = self._rotary[start:end], self._mask(len(ids), start)
-        keys, values = self._kv[:, :, :, :end].unbind(0)  # [layer, kv_head, end, head_dim] each
+        rotary, mask = self._cache.rotary[start:end], self._mask(len(ids), start)
+        keys, values = self._cache.kv[:, :, :, :end].unbind(0)  # [layer, kv_head, end, head_dim] each
         for layer, layer_keys, layer_values in zip(self._layers, keys.unbind(0), values.unbind(0), strict=True):
             normed = F.rms_norm(x, (arch.hidden_size,), layer.attn_norm, arch.norm_eps)
             x += layer.out(self._attend(layer, layer.qkv(normed), rotary, layer_keys, layer_values, mask))

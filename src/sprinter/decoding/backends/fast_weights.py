@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,17 +20,29 @@ from sprinter.decoding.backends.quant import (
     Int8Linear,
     Linear,
     dequantise_int4,
+    pack_blocks,
+    pack_group_values,
     pack_int4,
     quantise_int4,
     quantise_int8,
+    quantise_int8_groups,
 )
 from sprinter.errors import BackendError, ConfigError
 
 FORMATS: Final = ("int4", "int8", "bfloat16", "float32")
 _VERSION: Final = "1"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
 HEAD: Final = "head"
+NATIVE: Final = "native"  # marks the tensors the compiled forward pass reads
 Read = Callable[[str], Tensor]
 Matrix = tuple[str, Tensor, Tensor | None]  # name, weight, bias
+
+
+class Source(Protocol):
+    """The tensors of a checkpoint under transformers' names."""
+
+    names: frozenset[str]
+
+    def read(self, name: str) -> Tensor: ...
 
 
 def fused_matrices(read: Read, names: frozenset[str], arch: Architecture) -> Iterator[Matrix]:
@@ -93,6 +105,19 @@ def quantised_parts(name: str, weight: Tensor, weights: str) -> dict[str, Tensor
     return {f"{name}.packed": packed, f"{name}.scales": scales, f"{name}.wide": dequantise_int4(nibbles, scale, zero)}
 
 
+def native_parts(name: str, weight: Tensor, weights: str) -> dict[str, Tensor]:
+    """The tensors the compiled forward pass reads for one matrix, keyed `name.native_part`."""
+    if weights == "int8" or name == HEAD:
+        codes, scales = quantise_int8_groups(weight)
+        return {f"{name}.{NATIVE}_codes": pack_blocks(codes, 8), f"{name}.{NATIVE}_scales": pack_group_values(scales)}
+    nibbles, scale, zero = quantise_int4(weight, exact_scales=True)
+    return {
+        f"{name}.{NATIVE}_codes": pack_blocks(nibbles, 4),
+        f"{name}.{NATIVE}_scales": pack_group_values(scale),
+        f"{name}.{NATIVE}_minimums": pack_group_values(zero - 8 * scale),
+    }
+
+
 def linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
     """The product with matrix `name`, from the tensors `prepare` made."""
     bias = tensors.get(f"{name}.bias")
@@ -103,24 +128,29 @@ def linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
     return DenseLinear(tensors[f"{name}.weight"], bias)
 
 
-def prepare(read: Read, names: frozenset[str], arch: Architecture, head: Tensor, weights: str) -> dict[str, Tensor]:
-    """All tensors of the runner in format `weights`, except the embedding; `head` is [width, hidden]."""
-    tensors = norm_vectors(read, names, arch)
-    for name, weight, bias in fused_matrices(read, names, arch):
-        tensors.update(quantised_parts(name, weight, weights))
+Parts = Callable[[str, Tensor, str], dict[str, Tensor]]
+
+
+def prepare(source: Source, arch: Architecture, head: Tensor, weights: str, parts: Parts) -> dict[str, Tensor]:
+    """All tensors of a runner in format `weights`, except the embedding.
+
+    `head` is [width, hidden]; `parts` is `quantised_parts` or `native_parts`.
+    """
+    tensors = norm_vectors(source.read, source.names, arch)
+    for name, weight, bias in fused_matrices(source.read, source.names, arch):
+        tensors.update(parts(name, weight, weights))
         if bias is not None:
             tensors[f"{name}.bias"] = bias
-    tensors.update(quantised_parts(HEAD, head, weights))
+    tensors.update(parts(HEAD, head, weights))
     return tensors
 
 
-def cached(folder: Path, fingerprint: str, weights: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`make()`, or what it made before: memory-mapped from a file in `folder` named after `fingerprint` and format.
+def cached(folder: Path, fingerprint: str, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`make()`, or what it made before: memory-mapped from a file in `folder` named after `fingerprint` and `kind`.
 
     A damaged or foreign file is made again. A folder that cannot be written only costs the time of `make`.
     """
-    # torch's int4 layout depends on the processor, and the folder may be shared between machines.
-    layout = f"{weights}-{torch.backends.cpu.get_cpu_capability().lower()}-v{_VERSION}"
+    layout = f"{kind}-v{_VERSION}"
     path = folder / f"{fingerprint[:20]}-{layout}.safetensors"
     found = _read_cached(path, fingerprint, layout)
     if found is not None:

@@ -140,3 +140,30 @@ def quantise_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     # Codes are taken against the rounded scale, so rounding it to bfloat16 costs nothing but a step of range.
     codes = (weight.float() / scale.float()[:, None]).round_().clamp_(-127, 127)
     return codes.to(torch.int8), scale
+
+
+def quantise_int8_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int8 [out, in] and float16 scales [out, in / GROUP]; weights on a Q8_0 grid keep their codes."""
+    groups = weight.float().view(weight.shape[0], -1, GROUP)  # [out, group, 32]
+    scale = (groups.abs().amax(-1) / 127).half()  # [out, group]
+    codes = (groups / scale.float().clamp_min(_TINY)[..., None]).round_().clamp_(-127, 127)
+    return codes.to(torch.int8).view(weight.shape), scale
+
+
+def pack_blocks(codes: Tensor, bits: int) -> Tensor:
+    """Codes [out, in] in the order native.cpp reads them: uint8 [block, group, register, 32], rows padded to eights."""
+    codes = _padded(codes.view(torch.uint8))
+    blocks = codes.view(-1, 8, codes.shape[1] // GROUP, 8, 4).permute(0, 2, 3, 1, 4)  # [block, group, quad, row, 4]
+    if bits == 4:
+        blocks = blocks[:, :, :4] | (blocks[:, :, 4:] << 4)
+    return blocks.reshape(*blocks.shape[:3], 32).contiguous()
+
+
+def pack_group_values(values: Tensor) -> Tensor:
+    """Scales or minimums [out, group] as float16 [block, group, 8], rows padded to eights."""
+    values = _padded(values.half())
+    return values.view(-1, 8, values.shape[1]).transpose(1, 2).contiguous()
+
+
+def _padded(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 0, 0, -x.shape[0] % 8))
