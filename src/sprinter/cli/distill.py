@@ -40,7 +40,7 @@ def parse_layers(text: str) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 and "," not in text else numbers
 
 
-def distill(  # noqa: PLR0917 - typer: every option is an argument
+def distill(
     target: Annotated[str, typer.Option(help="Target: a model folder, a Hub id, or 'default'.")],
     data: Annotated[list[Path], typer.Option(help="JSON lines with 'text', optional 'title' and 'chat'. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder of the new draft.")],

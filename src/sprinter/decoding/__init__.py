@@ -1,1 +1,1 @@
-"""PROMPT to TEXT: backends, drafters, gates, rules, the engine."""
+"""The data's way: backends (prompt to laws), drafters, gates, rules, then the engine and its text."""

@@ -1,1 +1,1 @@
-"""Prompt -> token ids -> next-token laws and hidden states."""
+"""Language models behind one protocol; each owns its cache and reuses the longest cached prefix itself."""

@@ -1,0 +1,128 @@
+"""Sprinter in Python: load a pair once, write many texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from sprinter.build import Pair, build_engine
+from sprinter.config import Config, make_config
+from sprinter.decoding.audit import Audit
+from sprinter.decoding.engine import Engine
+from sprinter.decoding.gates.threshold import ThresholdGate
+from sprinter.decoding.rules.exact import ExactRule
+from sprinter.decoding.rules.greedy import GreedyRule
+from sprinter.decoding.text import TextStream
+from sprinter.records import Generation, Token
+from sprinter.sampling import Dice, Sampling
+
+
+class Stream:
+    """A generation as it happens: iterate it for tokens; afterwards `generation` has the whole account."""
+
+    def __init__(self, engine: Engine, pair: Pair, config: Config, prompt: str, chat: bool) -> None:
+        tokenizer = pair.tokenizer
+        ids = tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
+        settings = config.generation
+        self._prompt, self._num_prompt_tokens, self._config = prompt, len(ids), config
+        self._audit = Audit(exact=isinstance(engine.rule, ExactRule | GreedyRule))
+        dice = Dice(np.random.default_rng(settings.seed))
+        self._run = engine.start(ids, settings.max_new_tokens, dice, self._audit)
+        self._text = TextStream(tokenizer.fast, ids, settings.stop)
+        gate = engine.gate
+        self._threshold = gate.threshold if isinstance(gate, ThresholdGate) else None
+        self._tokens: list[Token] = []
+        self._generation: Generation | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        started = perf_counter()
+        first: float | None = None
+        for token in self._text.tokens(self._run):
+            if first is None:
+                first = perf_counter() - started
+            self._tokens.append(token)
+            yield token
+        seconds = perf_counter() - started
+        # Closing serves the account, not the text: it is left out of the speed.
+        if self._config.generation.audit == "close":
+            self._run.close_audit()
+        self._generation = Generation(
+            prompt=self._prompt,
+            text="".join(t.text for t in self._tokens),
+            method=self._config.decoding.method,
+            threshold=self._threshold,
+            tokens=tuple(self._tokens),
+            finish_reason="stop" if self._text.stopped else self._run.finish_reason or "length",
+            num_prompt_tokens=self._num_prompt_tokens,
+            seconds=seconds,
+            first_token_s=first,
+            counters=self._run.counters,
+            audit=self._audit.report(len(self._tokens)),
+        )
+
+    @property
+    def audit(self) -> Audit:
+        """The account so far, token by token: what a Guard is fed with."""
+        return self._audit
+
+    @property
+    def generation(self) -> Generation:
+        """The finished generation; reads what is left of the stream first."""
+        if self._generation is None:
+            for _ in self:
+                pass
+        assert self._generation is not None
+        return self._generation
+
+
+class Sprinter:
+    """A pair of models with its verifier, ready to write.
+
+    >>> writer = Sprinter.from_pretrained()                                    # doctest: +SKIP
+    >>> writer.generate("The three laws of robotics are", max_new_tokens=40).text  # doctest: +SKIP
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self._engines: dict[tuple[Any, Sampling], Engine] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        target: str | Path = "default",
+        draft: str | Path = "default",
+        verifier: str | Path = "default",
+        **models: Any,
+    ) -> Sprinter:
+        """Choose a pair; `models` are further fields of ModelConfig (backend, weights, device).
+
+        Models load at their first use. Raises ConfigError for an unknown setting.
+        """
+        names = {"target": str(target), "draft": str(draft), "verifier": str(verifier)}
+        return cls(Pair(make_config(None, {**names, **models}).models))
+
+    def generate(self, prompt: str, *, chat: bool = False, **settings: Any) -> Generation:
+        """Write one text. `settings` are fields of DecodingConfig and GenerationConfig.
+
+        Raises ConfigError, BackendError, DataError or CapabilityError, each saying what to do.
+        """
+        return self.stream(prompt, chat=chat, **settings).generation
+
+    def stream(self, prompt: str, *, chat: bool = False, **settings: Any) -> Stream:
+        """Write one text token by token: iterate the result. One stream of a Sprinter at a time."""
+        return self.start(prompt, make_config(None, settings), chat)
+
+    def start(self, prompt: str, config: Config, chat: bool = False) -> Stream:
+        """As `stream`, from a whole Config; its models are those of this Sprinter."""
+        return Stream(self.engine(config), self.pair, config, prompt, chat)
+
+    def engine(self, config: Config) -> Engine:
+        """The engine for a config's method and sampling, built once."""
+        key = (config.decoding, config.generation.sampling)
+        if key not in self._engines:
+            self._engines[key] = build_engine(self.pair, *key)
+        return self._engines[key]

@@ -1,0 +1,229 @@
+"""Settings to objects: the only place where names meet classes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sprinter.config import DEFAULT_LOOKAHEAD, PAPER_THRESHOLD, DecodingConfig, ModelConfig
+from sprinter.decoding.backends.base import Capabilities, LanguageModel
+from sprinter.decoding.backends.checkpoint import open_checkpoint
+from sprinter.decoding.backends.fast import FastModel
+from sprinter.decoding.backends.fast_config import objection
+from sprinter.decoding.backends.fast_weights import FORMATS
+from sprinter.decoding.backends.tokenizer import Tokenizer, load_tokenizer, require_same
+from sprinter.decoding.drafters.model import ModelDrafter
+from sprinter.decoding.engine import Engine, Limits
+from sprinter.decoding.gates.base import Gate, Scorer
+from sprinter.decoding.gates.confidence import Certainty, Confidence, Margin
+from sprinter.decoding.gates.fixed import FixedGate, OpenGate
+from sprinter.decoding.gates.threshold import ThresholdGate
+from sprinter.decoding.gates.verifier import Verifier, load_verifier, require_pair
+from sprinter.decoding.rules.base import AcceptanceRule
+from sprinter.decoding.rules.exact import ExactRule
+from sprinter.decoding.rules.greedy import GreedyRule
+from sprinter.decoding.rules.vouched import VouchedRule
+from sprinter.errors import BackendError, CapabilityError, ConfigError
+from sprinter.sampling import Sampling
+from sprinter.zoo import default_pair
+
+UNTRAINED: dict[str, type[Confidence] | type[Certainty] | type[Margin]] = {
+    "confidence": Confidence,
+    "certainty": Certainty,
+    "margin": Margin,
+}
+DEFAULT_DRAFT_LENGTH = 4
+UNTRAINED_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target with its draft; each model loads when it is first used and stays."""
+
+    config: ModelConfig
+
+    @cached_property
+    def target_path(self) -> Path:
+        return locate(self.config.target, "target")
+
+    @cached_property
+    def draft_path(self) -> Path:
+        return locate(self.config.draft, "draft")
+
+    @cached_property
+    def target(self) -> LanguageModel:
+        return load_model(self.target_path, self.config)
+
+    @cached_property
+    def draft(self) -> LanguageModel:
+        require_same_tokenizer(self.draft_path, self.tokenizer)
+        return load_model(self.draft_path, self.config, self.target_path)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.target_path)
+
+    def limits(self, with_draft: bool) -> Limits:
+        """What bounds a sequence of this pair; ConfigError if a model knows fewer ids than the tokenizer."""
+        models = [self.target, self.draft] if with_draft else [self.target]
+        for model in models:
+            if model.info.vocab_size < self.tokenizer.vocab_size:
+                raise ConfigError(
+                    f"{model.info.name} knows {model.info.vocab_size} ids, its tokenizer has "
+                    f"{self.tokenizer.vocab_size}: the model and the tokenizer do not belong together"
+                )
+        return Limits(
+            vocab_size=min(m.info.vocab_size for m in models),
+            context_length=min(m.info.context_length for m in models),
+            eos_ids=self.tokenizer.eos_ids,
+        )
+
+    def verifier(self, output: str) -> Verifier:
+        """The pair's verifier; refused if it was trained for another pair."""
+        path = locate_verifier(self.config)
+        verifier = load_verifier(path, output)
+        require_pair(verifier, self.draft.info.fingerprint, self.target.info.fingerprint, path)
+        return verifier
+
+
+def build_engine(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Engine:
+    """The engine of one method. Raises ConfigError, CapabilityError, BackendError or DataError."""
+    limits = pair.limits(with_draft=config.method != "target")
+    gate = build_gate(pair, config)
+    if config.method != "target":
+        require_capabilities(pair.draft, gate.needs)
+    # The target alone drafts nothing, so it can stand where a drafter is expected.
+    model = pair.target if config.method == "target" else pair.draft
+    drafter = ModelDrafter(model, sampling, limits.vocab_size)
+    return Engine(pair.target, drafter, gate, _rule(config, sampling), sampling, limits)
+
+
+def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
+    """The gate of a method with its scorer."""
+    if config.method == "target":
+        return FixedGate(0)
+    if config.method == "draft":
+        return OpenGate()
+    if config.method == "exact":
+        return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
+    scorer, threshold = _scorer(pair, config)
+    ahead = DEFAULT_LOOKAHEAD if config.lookahead is None else config.lookahead
+    return ThresholdGate(
+        scorer,
+        threshold=math.inf if config.method == "lossless" else threshold,
+        lookahead=1.0 if config.method == "sprinter" else ahead,
+        max_draft=config.draft_cap,
+        test_last=config.preset == "paper",
+    )
+
+
+def _scorer(pair: Pair, config: DecodingConfig) -> tuple[Scorer, float]:
+    """The scorer and the threshold to use with it."""
+    if config.scorer in UNTRAINED:
+        scorer: Scorer = UNTRAINED[config.scorer]()
+        default = UNTRAINED_THRESHOLD
+    else:
+        verifier = pair.verifier(config.scorer)
+        scorer, default = verifier, verifier.record.default_threshold
+    if config.preset == "paper":
+        default = PAPER_THRESHOLD
+    return scorer, default if config.threshold is None else config.threshold
+
+
+def _rule(config: DecodingConfig, sampling: Sampling) -> AcceptanceRule:
+    if config.method in ("draft", "sprinter", "lookahead"):
+        return VouchedRule()
+    return GreedyRule() if sampling.greedy else ExactRule()
+
+
+def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> LanguageModel:
+    """A model behind its backend. `target`: whose tensors a shared draft borrows."""
+    backend = choose_backend(path, config)
+    weights = choose_weights(backend, config)
+    if backend == "fast":
+        return FastModel.load(path, weights, config.device, target)
+    from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
+
+    return HFModel.load(path, weights, config.device, target)
+
+
+def choose_backend(path: Path, config: ModelConfig) -> str:
+    """'fast' or 'hf': the asked one, or with 'auto' fast wherever it knows the architecture and number format."""
+    if config.backend != "auto":
+        return config.backend
+    checkpoint = open_checkpoint(path)
+    known = not checkpoint.is_gguf and objection(checkpoint.config) is None
+    return "fast" if known and config.weights in ("auto", *FORMATS) else "hf"
+
+
+def choose_weights(backend: str, config: ModelConfig) -> str:
+    """The number format: the asked one, or with 'auto' what computes the model as it is stored.
+
+    The default target's file holds 4-bit numbers, so int4 is its own format; another model is not quantised unasked.
+    """
+    if config.weights != "auto":
+        return config.weights
+    if config.device.startswith("cuda"):
+        return "bfloat16"
+    return "int4" if backend == "fast" and config.target == "default" else "float32"
+
+
+def require_capabilities(model: LanguageModel, needs: Capabilities) -> None:
+    """CapabilityError naming what a gate needs and the draft model's backend cannot give."""
+    missing = model.capabilities.missing(needs)
+    if missing:
+        raise CapabilityError(
+            f"the gate needs {', '.join(missing)}, which the {model.info.backend} backend of {model.info.name} does "
+            "not give: choose another backend or scorer"
+        )
+
+
+def require_same_tokenizer(draft_path: Path, tokenizer: Tokenizer) -> None:
+    """ConfigError naming the first difference if the draft brings another tokenizer than the target's."""
+    if (draft_path / "draft.json").is_file():
+        return  # a shared draft has no tokenizer but its target's
+    require_same(load_tokenizer(draft_path), tokenizer)
+
+
+def locate(name: str, part: str) -> Path:
+    """The folder or GGUF file of a model: a path, 'default', or a hub id, fetched once if a hub can be reached.
+
+    Raises BackendError when there is none.
+    """
+    if name == "default":
+        return default_pair.default_target() if part == "target" else default_pair.default_draft()
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise BackendError(f"no {part} model at {name}: give a folder, a .gguf file, a hub id or 'default'")
+    return _fetch(name, part)
+
+
+def _fetch(hub_id: str, part: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    try:
+        # Patterns name what is read: pickled weights are not even downloaded.
+        return Path(
+            snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
+        )
+    except Exception as error:  # the hub client raises many kinds, all meaning that the model cannot be had
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BackendError(f"no {part} model {hub_id}: not a folder here, and the hub says: {reason}") from None
+
+
+def locate_verifier(config: ModelConfig) -> Path:
+    """The verifier folder; ConfigError where a pair has none."""
+    if config.verifier == "none":
+        raise ConfigError("this method needs a verifier: give --verifier DIR, or --scorer confidence, which needs none")
+    if config.verifier != "default":
+        return Path(config.verifier).expanduser()
+    if config.draft != "default" or config.target != "default":
+        raise ConfigError(
+            "the default verifier belongs to the default pair: give --verifier DIR (sprinter collect and sprinter "
+            "train make one), or --scorer confidence, which needs none"
+        )
+    return default_pair.default_verifier()

@@ -1,0 +1,16 @@
+"""The protocol of a drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sprinter.records import Counters, Proposal
+from sprinter.sampling import Dice
+
+
+class Drafter(Protocol):
+    """Proposes one token at a time; a token's law must be the one it was really drawn from."""
+
+    def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
+        """Draw the token after `tokens` and say from what; count the work in `counters`."""

@@ -1,0 +1,33 @@
+"""Drafting with a smaller language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from sprinter.decoding.backends.base import LanguageModel
+from sprinter.records import Counters, Proposal
+from sprinter.sampling import Dice, Sampling
+
+
+class ModelDrafter:
+    """Draws each token from a draft model's law under the sampling transform."""
+
+    def __init__(self, model: LanguageModel, sampling: Sampling, vocab_size: int) -> None:
+        """`vocab_size`: ids both models know; logits of ids beyond it are padding and dropped."""
+        self.model = model
+        self._sampling = sampling
+        self._vocab_size = vocab_size
+
+    def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
+        started = perf_counter()
+        output = self.model.forward(tokens, 1)
+        counters.draft_s += perf_counter() - started
+        counters.draft_steps += 1
+        counters.draft_tokens += output.num_computed
+        ids = self.model.head_tokens
+        logits = output.logits[0] if ids is not None else output.logits[0, : self._vocab_size]  # [width]
+        law = self._sampling.law(logits, tokens, ids)
+        token = dice.draw(law)
+        embedding = self.model.embedding(token) if self.model.capabilities.embedding else None
+        return Proposal(token, law, logits, ids, None if output.hidden is None else output.hidden[0], embedding)

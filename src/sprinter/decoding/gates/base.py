@@ -1,0 +1,35 @@
+"""The protocol of a gate."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sprinter.decoding.backends.base import Capabilities
+from sprinter.records import Draft
+
+
+class Gate(Protocol):
+    """Judges each drafted token from what the drafter knows, and says when to stop drafting."""
+
+    @property
+    def needs(self) -> Capabilities:
+        """What the draft model must give."""
+
+    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
+        """(score, vouched) for the newest token of `draft`, which has no word on it yet.
+
+        A vouched token is final without the target's test unless an earlier token of the draft falls.
+        """
+
+    def keep_drafting(self, draft: Draft) -> bool:
+        """Whether to draft another token before the target is called."""
+
+
+class Scorer(Protocol):
+    """Estimates, from the draft alone, the chance that the target would accept its newest token."""
+
+    @property
+    def needs(self) -> Capabilities: ...
+
+    def score(self, draft: Draft) -> float:
+        """f(x, s) in [0, 1] for the newest token of `draft`."""

@@ -1,0 +1,85 @@
+"""What the draft already knows of the token it drew: the only definition of the verifier's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sprinter.decoding.backends.base import Capabilities
+from sprinter.errors import ConfigError
+from sprinter.records import Draft, FloatArray
+
+VECTORS = ("hidden", "embedding")
+SCALARS = ("log_q", "log_q_raw", "entropy", "margin", "rank", "since_target", "previous_score")
+
+_FLOOR = -20.0  # of a log-probability: what lies below is as good as impossible
+
+
+def needs_of(names: Sequence[str]) -> Capabilities:
+    """What a draft model must give for these features; ConfigError for a name that is none."""
+    unknown = [n for n in names if n not in VECTORS + SCALARS]
+    if unknown or not names:
+        known = ", ".join(VECTORS + SCALARS)
+        raise ConfigError(f"unknown verifier feature {unknown[0]!r}: choose from {known}" if unknown else "no features")
+    return Capabilities(hidden="hidden" in names, embedding="embedding" in names)
+
+
+def vector(names: Sequence[str], draft: Draft) -> FloatArray:
+    """Features `names` of the newest token of `draft`, concatenated in that order, float32 [inputs].
+
+    hidden      the draft's last hidden state at the position that predicts the token, [hidden]
+    embedding   the draft's input embedding of the token itself, [hidden]
+    the rest    one number each, see `scalars`
+    """
+    proposal = draft.proposals[-1]
+    numbers = scalars(draft) if any(n in SCALARS for n in names) else None
+    parts: list[FloatArray] = []
+    for name in names:
+        if name == "hidden":
+            assert proposal.hidden is not None, "build.py compares capabilities before any model runs"
+            parts.append(proposal.hidden)
+        elif name == "embedding":
+            assert proposal.embedding is not None, "build.py compares capabilities before any model runs"
+            parts.append(proposal.embedding)
+        else:
+            assert numbers is not None
+            parts.append(numbers[SCALARS.index(name) : SCALARS.index(name) + 1])
+    return np.concatenate(parts, dtype=np.float32)
+
+
+def scalars(draft: Draft) -> FloatArray:
+    """All scalar features of the newest token of `draft` in the order of `SCALARS`, float32 [len(SCALARS)].
+
+    log_q           log q(x) under the sampling transform (0 for greedy)
+    log_q_raw       log q(x) at temperature 1
+    entropy         H(q) at temperature 1, nats
+    margin          lead of q's most probable token over its second at temperature 1
+    rank            log(1 + number of tokens more probable than x)
+    since_target    log(1 + drafted tokens before x since the last target call)
+    previous_score  the verifier's score of the token before x; 1 right after a target call
+    """
+    proposal = draft.proposals[-1]
+    logits = proposal.logits  # [width]
+    place = proposal.token if proposal.ids is None else int(np.searchsorted(proposal.ids, proposal.token))
+    own = logits[place]
+    peak = logits.max()
+    # A banned token's -inf would make 0 * -inf in the entropy.
+    shifted = np.maximum(logits - peak, -100)
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    log_total = float(np.log(total))
+    second = float(np.partition(logits, -2)[-2]) if len(logits) > 1 else -np.inf
+    previous = draft.scores[-1] if draft.scores else 1.0
+    return np.array(
+        [
+            max(_FLOOR, float(np.log(max(proposal.law.prob(proposal.token), 1e-30)))),
+            max(_FLOOR, float(own - peak) - log_total),
+            log_total - float(weights @ shifted) / total,
+            (1 - float(np.exp(second - peak))) / total,
+            np.log1p(np.count_nonzero(logits > own)),
+            np.log1p(len(draft) - 1),
+            1.0 if previous is None else previous,
+        ],
+        np.float32,
+    )

@@ -1,0 +1,146 @@
+"""The trained verifier: a linear layer or small MLP that predicts whether the target would accept a drafted token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from sprinter.decoding.gates.features import needs_of, vector
+from sprinter.errors import BackendError, ConfigError, DataError
+from sprinter.records import Draft, FloatArray
+
+VERIFIER_FORMAT = 1
+OUTPUTS = ("accept", "accept_hard", "overlap", "typical")
+WEIGHTS_FILE = "verifier.safetensors"
+RECORD_FILE = "verifier.json"
+
+
+@dataclass(frozen=True)
+class VerifierRecord:
+    """What verifier.json says: how the head reads its input, and which pair it was trained for."""
+
+    features: tuple[str, ...]
+    outputs: tuple[str, ...]  # of OUTPUTS, one per row of the last layer
+    num_layers: int
+    draft_fingerprint: str
+    target_fingerprint: str
+    transforms: tuple[Mapping[str, Any], ...]  # sampling transforms of the training data
+    default_threshold: float
+    weights_sha256: str
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # output -> {"knots": [...], "values": [...]}
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Verifier:
+    """f(x, s) = calibrated sigmoid of a small network on features of the draft alone; costs O(inputs * width).
+
+    One head may predict several things; `output` chooses the one that scores.
+    """
+
+    def __init__(self, layers: Sequence[tuple[FloatArray, FloatArray]], record: VerifierRecord, output: str) -> None:
+        """`layers`: (weight [out, in], bias [out]) float32, ReLU between them."""
+        if output not in record.outputs:
+            raise ConfigError(f"this verifier does not predict {output!r}: it predicts {', '.join(record.outputs)}")
+        *hidden, (last_weight, last_bias) = layers
+        row = record.outputs.index(output)
+        self._layers = list(hidden)
+        self._last_weight = last_weight[row]  # [in]
+        self._last_bias = float(last_bias[row])
+        self.record = record
+        self.output = output
+        self.needs = needs_of(record.features)
+        curve = record.calibration.get(output)
+        self._knots = None if curve is None else np.asarray(curve["knots"], float)
+        self._values = None if curve is None else np.asarray(curve["values"], float)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and of the calibration curve."""
+        curves = json.dumps(dict(self.record.calibration), sort_keys=True)
+        return hashlib.sha256(f"{self.record.weights_sha256} {curves}".encode()).hexdigest()
+
+    def score(self, draft: Draft) -> float:
+        return self.score_vector(vector(self.record.features, draft))
+
+    def score_vector(self, inputs: FloatArray) -> float:
+        """The score of one feature vector [inputs]."""
+        for weight, bias in self._layers:
+            inputs = np.maximum(weight @ inputs + bias, 0)
+        logit = float(self._last_weight @ inputs) + self._last_bias
+        score = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+        if self._knots is not None and self._values is not None:
+            score = float(np.interp(score, self._knots, self._values))
+        return score
+
+
+def load_verifier(path: Path, output: str = "accept") -> Verifier:
+    """Read a verifier folder. Raises BackendError when it is missing, damaged or malformed."""
+    record = _read_record(path / RECORD_FILE)
+    try:
+        data = (path / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise BackendError(
+            f"cannot read {path / WEIGHTS_FILE} ({error.strerror}): the verifier is incomplete"
+        ) from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != record.weights_sha256:
+        raise BackendError(
+            f"{path / WEIGHTS_FILE} is damaged: its SHA-256 is {digest[:16]}..., {RECORD_FILE} says "
+            f"{record.weights_sha256[:16]}...; copy it again or train it anew"
+        )
+    try:
+        tensors = load_tensors(data)
+        layers = [(tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(record.num_layers)]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BackendError(f"{path / WEIGHTS_FILE} does not fit {RECORD_FILE} ({error}): train it anew") from None
+    if layers[-1][0].shape[0] != len(record.outputs):
+        raise BackendError(f"{path} has {layers[-1][0].shape[0]} outputs, its record names {len(record.outputs)}")
+    return Verifier([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], record, output)
+
+
+def require_pair(verifier: Verifier, draft_fingerprint: str, target_fingerprint: str, path: Path) -> None:
+    """DataError naming the part that differs, unless the verifier was trained for this pair."""
+    trained = (("draft", verifier.record.draft_fingerprint), ("target", verifier.record.target_fingerprint))
+    for (part, wanted), found in zip(trained, (draft_fingerprint, target_fingerprint), strict=True):
+        if wanted != found:
+            raise DataError(
+                f"the verifier {path} was trained for {part} {wanted[:12]}, but this {part} is {found[:12]}: "
+                "give the verifier of this pair, or make one with sprinter collect and sprinter train"
+            )
+
+
+def _read_record(file: Path) -> VerifierRecord:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BackendError(f"no verifier at {file.parent} ({error.strerror}): sprinter train makes one") from None
+    except ValueError as error:
+        raise BackendError(f"{file} is not valid JSON ({error}): copy it again or train it anew") from None
+    if not isinstance(raw, dict) or raw.pop("format", None) != VERIFIER_FORMAT:
+        raise BackendError(f"{file} is not a verifier of format {VERIFIER_FORMAT}: train it anew or update sprinter")
+    try:
+        return VerifierRecord(
+            features=tuple(raw["features"]),
+            outputs=tuple(raw["outputs"]),
+            num_layers=int(raw["num_layers"]),
+            draft_fingerprint=str(raw["draft_fingerprint"]),
+            target_fingerprint=str(raw["target_fingerprint"]),
+            transforms=tuple(raw["transforms"]),
+            default_threshold=float(raw["default_threshold"]),
+            weights_sha256=str(raw["weights_sha256"]),
+            calibration=dict(raw.get("calibration", {})),
+            metrics=dict(raw.get("metrics", {})),
+            record=dict(raw.get("record", {})),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackendError(f"{file} is incomplete or malformed ({error!r}): copy it again or train it anew") from None
