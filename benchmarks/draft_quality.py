@@ -42,11 +42,7 @@ def write_sets(target: Path, sets: dict[str, Path], work: Path, seed: int) -> No
 
 @torch.no_grad()
 def per_prompt(model: object, law: OutputLaw, ids: torch.Tensor | None, folder: Path) -> np.ndarray:
-<<<<<<< HEAD
-    """[prompts, 4]: summed overlap, positions, hits of the draft's best token, positions where a hit is possible."""
-=======
     """[prompts, 4]: summed overlap, positions; positions where the draft names the next token, of how many."""
->>>>>>> distill
     rows = []
     for file in corpus.traces(folder):
         trace = corpus.load_trace(file)
