@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -131,15 +132,29 @@ class Guard:
     within epsilon, and likewise never calls one `within` whose true mean is above. `unproven` is neither: the grace
     is over and the promise could not be shown to hold.
 
-    The state lives in SQLite, updated in one transaction a request, so several processes may share a guard.
+    The state lives in SQLite, updated in one transaction a request, so several processes, each with a Guard of its
+    own, may share a file.
     """
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.watch = watch
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            # A write-ahead log needs no disk flush per request. Should the power fail, the last requests are forgotten.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from None
         with self._transaction() as (_, state):
             self.threshold = self._threshold(state)
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._connection.close()
 
     def record(self, losses: Sequence[float]) -> GuardReport:
         """Take in the audited losses of one request, token by token; act if the promise no longer holds."""
@@ -230,22 +245,23 @@ class Guard:
     @contextmanager
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, _State]]:
         """The database and the state in it, locked until the block ends; nothing is written if it raises."""
-        connection = None
-        try:
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
-            connection.executescript(_TABLES)
-            connection.execute("BEGIN IMMEDIATE")
-            row = connection.execute("SELECT content FROM state WHERE watch = ?", (self.watch.key,)).fetchone()
-            fresh = _State(RunningBound(self.watch.alpha), len(self.watch.thresholds) - 1)
-            yield connection, fresh if row is None else _State.from_json(row[0], len(self.watch.thresholds))
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise DataError(
-                f"the guard cannot use {self._path} ({error}): name another file, or delete it to start anew"
-            ) from None
-        finally:
-            if connection is not None:
-                connection.close()
+        connection = self._connection
+        with self._lock:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                row = connection.execute("SELECT content FROM state WHERE watch = ?", (self.watch.key,)).fetchone()
+                fresh = _State(RunningBound(self.watch.alpha), len(self.watch.thresholds) - 1)
+                yield connection, fresh if row is None else _State.from_json(row[0], len(self.watch.thresholds))
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise self._unusable(error) from None
+            finally:
+                with suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+
+    def _unusable(self, error: Exception) -> DataError:
+        return DataError(f"the guard cannot use {self._path} ({error}): name another file, or delete it to start anew")
 
 
 def _plain(trip: Trip) -> dict[str, object]:

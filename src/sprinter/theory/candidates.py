@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,13 +38,28 @@ class Candidate:
         if setting is None:
             return "the target alone"
         if self.method == "exact":
-            return f"exact with {setting.cap} drafted tokens"
+            return f"exact with {setting.cap} drafted token{'s' if setting.cap > 1 else ''}"
         words = [f"cap {setting.cap}"]
         if self.method != "sprinter":
             words.insert(0, f"lookahead {setting.lookahead:g}")
         if self.method != "lossless":
-            words.insert(0, f"threshold {setting.threshold:.3f}")
+            words.insert(0, f"threshold {setting.threshold:.4g}")
         return f"{self.method} with {', '.join(words)}"
+
+    def flags(self) -> str:
+        """The flags of `sprinter generate` that choose it."""
+        words = [f"--method {self.method}"]
+        setting = self.setting
+        if setting is None:
+            return words[0]
+        if self.method == "exact":
+            return f"{words[0]} --draft-length {setting.cap}"
+        if self.method != "lossless":
+            # Rounded down: a rounded-up threshold would no longer vouch for the score it was taken from.
+            words.append(f"--threshold {math.floor(setting.threshold * 1e6) / 1e6:g}")
+        if self.method != "sprinter":
+            words.append(f"--lookahead {setting.lookahead:g}")
+        return " ".join([*words, f"--max-draft {setting.cap}"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Plan:
     loss_interval: Interval | None  # of best.loss; only where rows were recorded
     target: Outcome
     exact: Outcome  # the best exact setting with a draft
+    by_method: tuple[Outcome, ...]  # the fastest setting of each method within the loss
     frontier: tuple[Outcome, ...]  # fastest outcome for its loss or less, by rising loss
     max_tv: float
     alpha: float
@@ -76,22 +77,34 @@ def parse_hypothetical(text: str) -> Hypothetical:
     >>> parse_hypothetical("c=0.1,alpha=0.5,auc=0.9").alpha
     0.5
     """
-    known = ("c", "alpha", "auc", "verifier", "growth")
+    values = _numbers(text, ("c", "alpha", "auc", "verifier", "growth"), "hypothetical pair")
+    missing = [key for key in ("c", "alpha", "auc") if key not in values]
+    if missing:
+        raise ConfigError(f"the hypothetical pair lacks {' and '.join(missing)}: try c=0.08,alpha=0.7,auc=0.85")
+    return Hypothetical(**values)
+
+
+def parse_costs(text: str) -> Costs:
+    """Read `c=0.08`, `verifier` and `growth` as in `parse_hypothetical`, in target forwards of one token."""
+    values = _numbers(text, ("c", "verifier", "growth"), "costs")
+    if "c" not in values:
+        raise ConfigError("the costs lack c, a draft step's share of a target forward: try c=0.08")
+    return Hypothetical(alpha=0.5, auc=0.5, **values).costs
+
+
+def _numbers(text: str, known: tuple[str, ...], subject: str) -> dict[str, float]:
     values: dict[str, float] = {}
     for part in text.split(","):
         key, equals, number = (piece.strip() for piece in part.partition("="))
         if key not in known or not equals:
-            raise ConfigError(f"unknown key {key!r} in the hypothetical pair: give {', '.join(known)} as key=number")
+            raise ConfigError(f"unknown key {key!r} in the {subject}: give {', '.join(known)} as key=number")
         if key in values:
-            raise ConfigError(f"the hypothetical pair gives {key} twice")
+            raise ConfigError(f"the {subject} gives {key} twice")
         try:
             values[key] = float(number)
         except ValueError:
-            raise ConfigError(f"hypothetical {key} is {number!r}, which is not a number") from None
-    missing = [key for key in known[:3] if key not in values]
-    if missing:
-        raise ConfigError(f"the hypothetical pair lacks {' and '.join(missing)}: try c=0.08,alpha=0.7,auc=0.85")
-    return Hypothetical(**values)
+            raise ConfigError(f"{key} is {number!r} in the {subject}, which is not a number") from None
+    return values
 
 
 def plan_hypothetical(pair: Hypothetical, max_tv: float, grid: Grid | None = None) -> Plan:
@@ -168,6 +181,7 @@ def _choose(outcomes: Sequence[Outcome], costs: Costs, max_tv: float, alpha: flo
         loss_interval=None,
         target=target,
         exact=exact,
+        by_method=_best_of_each(allowed),
         frontier=pareto([target, *outcomes]),
         max_tv=max_tv,
         alpha=alpha,
@@ -175,6 +189,15 @@ def _choose(outcomes: Sequence[Outcome], costs: Costs, max_tv: float, alpha: flo
         cost_ratio=costs.ratio,
         verdict=_verdict(best, exact, max_tv),
     )
+
+
+def _best_of_each(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    best: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        method = outcome.candidate.method
+        if method not in best or outcome.speedup > best[method].speedup:
+            best[method] = outcome
+    return tuple(best.values())
 
 
 def _verdict(best: Outcome, exact: Outcome, max_tv: float) -> str:
