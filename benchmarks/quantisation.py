@@ -25,7 +25,6 @@ from sprinter.provenance import stamp
 from sprinter.training import corpus, splits
 from sprinter.zoo import default_pair
 
-
 BLOCK = 8  # tokens per pass, as in a verification; more would take torch's int4 around its narrow kernel
 
 
@@ -97,10 +96,15 @@ def main() -> None:
             found[name].append(compare(reference, log_probs(model, tokens), tokens))
         print(f"\r{number}/{len(chosen)}", end="", file=sys.stderr)
     base = np.array(found["float32"])
-    config = {"num_texts": len(chosen), "max_tokens": args.max_tokens, "texts": args.texts.name}
+    config = {
+        "num_texts": len(chosen),
+        "max_tokens": args.max_tokens,
+        "texts": args.texts.name,
+        "bfloat16": args.bfloat16,
+    }
     result = {
         **stamp(config, args.seed),
-        "command": f"python benchmarks/quantisation.py --texts {args.texts.name}{' --bfloat16' if args.bfloat16 else ''}",
+        "command": f"python benchmarks/quantisation.py --texts {args.texts.name}",
         "num_tokens": sum(map(len, chosen)),
         "results": [summarise(name, np.array(rows), base) for name, rows in found.items()],
     }

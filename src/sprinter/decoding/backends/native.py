@@ -26,10 +26,19 @@ from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
 from sprinter.zoo.default_pair import cache_dir
 
-_SOURCE: Final = Path(__file__).with_name("native.cpp")
-_FLAGS: Final = ("-O3", "-std=c++17", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-fno-trapping-math")
-_LINK: Final = ("-fopenmp", "-shared", "-fPIC")
-_COMPILE_SECONDS: Final = 120
+_SOURCES: Final = tuple(Path(__file__).with_name(f"native{end}") for end in (".cpp", "_pool.h", "_products.h"))
+_FLAGS: Final = (
+    "-O3",
+    "-std=c++17",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+_LINK: Final = ("-pthread", "-shared", "-fPIC")
+_COMPILE_SECONDS: Final = 300
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
 
@@ -95,7 +104,8 @@ def _loaded(folder: Path) -> Any | None:
 
 def _built(folder: Path) -> Path:
     """The library file, named after its source and flags; OSError or SubprocessError when it cannot be built."""
-    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join((*_FLAGS, *_LINK)).encode()).hexdigest()
+    recipe = [*(source.read_bytes() for source in _SOURCES), " ".join((*_FLAGS, *_LINK)).encode()]
+    digest = hashlib.sha256(b"".join(recipe)).hexdigest()
     path = folder / f"sprinter-{digest[:20]}.so"
     if path.is_file():
         return path
@@ -105,7 +115,7 @@ def _built(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
         built = Path(beside) / path.name
-        command = [compiler, *_FLAGS, *_LINK, str(_SOURCE), "-o", str(built)]
+        command = [compiler, *_FLAGS, *_LINK, str(_SOURCES[0]), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         built.replace(path)
     return path
