@@ -1,6 +1,6 @@
 """What the fast backend's number formats change: perplexity, total variation and argmax against float32.
 
-    python benchmarks/quantisation.py --texts FILE.jsonl --out benchmarks/results/quantisation.json [--bfloat16]
+    python benchmarks/quantisation.py --texts FILE.jsonl --out benchmarks/results/quantisation.json [--slow]
 
 Reference: the float32 pass over exactly the values in the target's file. Every format reads the same texts (the first
 tokens of entries whose titles fall into the test buckets); intervals are over texts.
@@ -41,17 +41,17 @@ def compare(reference: torch.Tensor, found: torch.Tensor, tokens: list[int]) -> 
     return float(nll), float(tv), float((reference.argmax(-1) == found.argmax(-1)).float().mean())
 
 
-def load_models(bfloat16: bool) -> dict[str, LanguageModel]:
+def load_models(slow: bool) -> dict[str, LanguageModel]:
     folder = default_pair.default_target()
     models: dict[str, LanguageModel] = {
         "float32": FastModel.load(folder, "float32"),
         "fast int4": FastModel.load(folder, "int4"),
         "fast int8": FastModel.load(folder, "int8"),
     }
-    os.environ["SPRINTER_NATIVE"] = "0"
-    models["fast int4, torch"] = FastModel.load(folder, "int4")
-    del os.environ["SPRINTER_NATIVE"]
-    if bfloat16:
+    if slow:
+        os.environ["SPRINTER_NATIVE"] = "0"
+        models["fast int4, torch"] = FastModel.load(folder, "int4")
+        del os.environ["SPRINTER_NATIVE"]
         models["fast bfloat16"] = FastModel.load(folder, "bfloat16")
         from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
@@ -81,14 +81,16 @@ def main() -> None:
     parser.add_argument("--num-texts", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bfloat16", action="store_true", help="also bfloat16, here and in transformers (slow)")
+    parser.add_argument(
+        "--slow", action="store_true", help="also torch's int4 kernel, and bfloat16 here and in transformers"
+    )
     args = parser.parse_args()
     tokenizer = load_tokenizer(default_pair.default_target())
     entries = splits.select(corpus.read_entries([args.texts]), splits.TEST_BUCKETS, lambda entry: entry.title)
     ids = [tokenizer.encode(entry.text)[: args.max_tokens] for entry in entries]
     long_enough = [tokens for tokens in ids if len(tokens) >= 32]
     chosen = random.Random(args.seed).sample(long_enough, min(args.num_texts, len(long_enough)))
-    models = load_models(args.bfloat16)
+    models = load_models(args.slow)
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in models}
     for number, tokens in enumerate(chosen, 1):
         reference = log_probs(models["float32"], tokens)
@@ -100,7 +102,7 @@ def main() -> None:
         "num_texts": len(chosen),
         "max_tokens": args.max_tokens,
         "texts": args.texts.name,
-        "bfloat16": args.bfloat16,
+        "slow": args.slow,
     }
     result = {
         **stamp(config, args.seed),
