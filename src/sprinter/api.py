@@ -14,6 +14,8 @@ from sprinter.config import Config, make_config
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.engine import Engine
 from sprinter.decoding.gates.threshold import ThresholdGate
+from sprinter.decoding.rules.exact import ExactRule
+from sprinter.decoding.rules.greedy import GreedyRule
 from sprinter.decoding.text import TextStream
 from sprinter.records import Generation, Token
 from sprinter.sampling import Dice, Sampling
@@ -27,7 +29,7 @@ class Stream:
         ids = tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
         settings = config.generation
         self._prompt, self._num_prompt_tokens, self._config = prompt, len(ids), config
-        self._audit = Audit()
+        self._audit = Audit(exact=isinstance(engine.rule, ExactRule | GreedyRule))
         dice = Dice(np.random.default_rng(settings.seed))
         self._run = engine.start(ids, settings.max_new_tokens, dice, self._audit)
         self._text = TextStream(tokenizer.fast, ids, settings.stop)

@@ -1,1 +1,1 @@
-"""One file per command; the only place that prints and exits."""
+"""The command line: one file per command, none of which imports torch before it has to."""

@@ -22,7 +22,9 @@ class Audit:
     (Medusa's typical acceptance, arXiv:2401.10774).
     """
 
-    def __init__(self, confidence: float = 0.95) -> None:
+    def __init__(self, confidence: float = 0.95, exact: bool = False) -> None:
+        """`exact`: the rule tests every drafted token, so the output law is the target's own and needs no estimate."""
+        self.exact = exact
         self.confidence = confidence
         self.tv_losses: list[float] = []
         self.atypical: list[bool] = []
@@ -53,7 +55,7 @@ class Audit:
             mean_tv=_mean(self.tv_losses),
             mean_atypical=_mean(self.atypical),
             own_atypical=_mean(self.own_atypical),
-            tv_upper=self._upper(self.tv_losses),
+            tv_upper=0.0 if self.exact and audited else self._upper(self.tv_losses),
             atypical_upper=self._upper(self.atypical),
             confidence=self.confidence,
         )

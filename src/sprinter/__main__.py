@@ -1,0 +1,5 @@
+"""`python -m sprinter`."""
+
+from sprinter.cli.main import main
+
+main()

@@ -1,0 +1,93 @@
+"""sprinter generate: write a text."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sprinter.cli.options import option
+from sprinter.config import make_config
+from sprinter.errors import ConfigError
+
+# Options that are not settings of the generation itself.
+_OWN = ("prompt", "chat", "color", "as_json", "config")
+
+
+def generate(
+    prompt: str | None = typer.Argument(None, help="What to go on from; read from stdin if left out."),
+    chat: bool = typer.Option(False, "--chat", help="Put the prompt into the model's chat template."),
+    color: bool = typer.Option(False, "--color", help="Paint each token by where it came from."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming text."),
+    config: Path | None = typer.Option(None, "--config", help="TOML file with [models], [decoding], [generation]."),
+    target: str | None = option("target"),
+    draft: str | None = option("draft"),
+    verifier: str | None = option("verifier"),
+    backend: str | None = option("backend"),
+    weights: str | None = option("weights"),
+    device: str | None = option("device"),
+    method: str | None = option("method", "-m"),
+    preset: str | None = option("preset"),
+    scorer: str | None = option("scorer"),
+    threshold: float | None = option("threshold"),
+    lookahead: float | None = option("lookahead"),
+    max_draft: int | None = option("max_draft"),
+    draft_length: int | None = option("draft_length"),
+    max_new_tokens: int | None = option("max_new_tokens", "-n"),
+    temperature: float | None = option("temperature", "-t"),
+    top_k: int | None = option("top_k"),
+    top_p: float | None = option("top_p"),
+    min_p: float | None = option("min_p"),
+    repetition_penalty: float | None = option("repetition_penalty"),
+    stop: list[str] | None = option("stop"),
+    seed: int | None = option("seed"),
+    audit: str | None = option("audit"),
+) -> None:
+    """Write a text. The text goes to stdout, statistics to stderr.
+
+    Most tokens come from a small draft model and stay on a trained verifier's word; the target model is called only
+    where the verifier expects a rejection. Other methods: see --method.
+
+    Examples:
+
+      sprinter generate --color "A compiler is"
+
+      sprinter generate --chat --temperature 0.7 --top-p 0.9 "Explain recursion in two sentences."
+
+      echo "Once upon a time" | sprinter generate --method exact --json
+    """
+    given: dict[str, Any] = {key: value for key, value in locals().items() if key not in _OWN}
+    given["stop"] = tuple(stop) if stop else None
+    settings = make_config(config, given)
+    text = _prompt(prompt)
+
+    from sprinter.api import Sprinter
+    from sprinter.build import Pair
+    from sprinter.cli import show
+
+    stream = Sprinter(Pair(settings.models)).start(text, settings, chat)
+    if as_json:
+        typer.echo(show.as_json(stream.generation))
+        return
+    if color:
+        typer.echo(show.legend() + "\n", err=True)
+    writer = show.Writer(color)
+    for token in stream:
+        writer.write(token)
+    typer.echo("")
+    typer.echo("\n" + show.statistics(stream.generation), err=True)
+
+
+def _prompt(argument: str | None) -> str:
+    """The prompt from the argument or stdin; ConfigError where there is neither."""
+    if argument is not None:
+        return argument
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError('no prompt: write one, as in sprinter generate "A compiler is", or pipe one in')
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the prompt on stdin is not UTF-8 text (byte {error.start}): convert it first") from None
+    return text.removesuffix("\n").removesuffix("\r")

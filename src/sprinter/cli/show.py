@@ -1,0 +1,98 @@
+"""What a generation looks like: text on stdout, tokens painted by origin, statistics, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from sprinter.records import AuditReport, Generation, Origin, Token
+
+COLOURS: dict[Origin, str] = {
+    "vouched": "\033[32m",
+    "tested": "\033[36m",
+    "resampled": "\033[31m",
+    "bonus": "\033[33m",
+    "target": "\033[0m",
+}
+MEANINGS: dict[Origin, str] = {
+    "vouched": "drafted, kept on the verifier's word",
+    "tested": "drafted, passed by the target",
+    "resampled": "the target's, in place of a rejected draft",
+    "bonus": "the target's, after a draft that stood",
+    "target": "the target's own",
+}
+RESET = "\033[0m"
+
+
+class Writer:
+    """Streams tokens to stdout, painted by origin if asked."""
+
+    def __init__(self, colour: bool) -> None:
+        self._colour = colour
+        # A model's output may hold escape sequences; a terminal would obey them.
+        self._guard = sys.stdout.isatty() or colour
+
+    def write(self, token: Token) -> None:
+        text = printable(token.text) if self._guard else token.text
+        sys.stdout.write(f"{COLOURS[token.origin]}{text}{RESET}" if self._colour and text else text)
+        sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """`text` with control characters other than newline and tab made visible."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def legend() -> str:
+    """One line per colour."""
+    return "\n".join(f"{COLOURS[origin]}{origin:>9}{RESET}  {meaning}" for origin, meaning in MEANINGS.items())
+
+
+def statistics(generation: Generation) -> str:
+    """Speed, calls and loss in two or three lines."""
+    counters = generation.counters
+    first = "" if generation.first_token_s is None else f", first after {generation.first_token_s:.2f} s"
+    lines = [
+        f"{generation.num_tokens} tokens in {generation.seconds:.2f} s: {generation.tokens_per_s:.1f} tokens/s{first}",
+        f"{counters.target_calls} target calls, {counters.draft_steps} draft steps; "
+        f"{generation.unshown_share:.0%} of the tokens were final before the target saw them",
+    ]
+    if generation.audit is not None and generation.audit.tokens_audited:
+        lines.append(_audit_line(generation.audit))
+    return "\n".join(lines)
+
+
+def _audit_line(audit: AuditReport) -> str:
+    unseen = f", {audit.tokens_unaudited} unseen" if audit.tokens_unaudited else ""
+    return (
+        f"audit of {audit.tokens_audited} tokens{unseen}: total variation to the target {audit.mean_tv:.3f} per token "
+        f"(at most {audit.tv_upper:.3f}, {audit.confidence:.0%} confidence), atypical tokens "
+        f"{audit.mean_atypical:.1%} (at most {audit.atypical_upper:.1%})"
+    )
+
+
+def as_json(generation: Generation) -> str:
+    """The whole account as one JSON object."""
+    threshold = generation.threshold
+    account: dict[str, Any] = {
+        "prompt": generation.prompt,
+        "text": generation.text,
+        "method": generation.method,
+        # JSON has no infinity: null says that nobody was vouched for, or that there is no threshold.
+        "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
+        "num_tokens": generation.num_tokens,
+        "seconds": generation.seconds,
+        "tokens_per_s": generation.tokens_per_s,
+        "first_token_s": generation.first_token_s,
+        "finish_reason": generation.finish_reason,
+        "num_prompt_tokens": generation.num_prompt_tokens,
+        "target_calls": generation.counters.target_calls,
+        "draft_steps": generation.counters.draft_steps,
+        "counters": asdict(generation.counters),
+        "audit": None if generation.audit is None else asdict(generation.audit),
+        "tokens": [asdict(token) for token in generation.tokens],
+    }
+    return json.dumps(account, ensure_ascii=False, allow_nan=False)
