@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sprinter.sampling import Sampling
 
 
-def collect_command(
+def collect(
     data: Annotated[list[Path], typer.Option(help="Prompts, one JSON object a line: {title?, text} or {prompt}.")],
     out: Annotated[Path, typer.Option(help="Folder for the rows; an unfinished collection there is gone on with.")],
     policy: Annotated[
@@ -53,7 +53,8 @@ def collect_command(
     from sprinter.cli.progress import progress_bar
     from sprinter.config import make_config
     from sprinter.sampling import Sampling
-    from sprinter.training.collect import CollectSettings, CollectSource, collect
+    from sprinter.training.collect import CollectSettings, CollectSource
+    from sprinter.training.collect import collect as collect_rows
     from sprinter.training.prompts import read_prompts
 
     models = {"target": target, "draft": draft, "verifier": verifier, "weights": weights, "device": device}
@@ -73,7 +74,7 @@ def collect_command(
     source = CollectSource.of(pair)
     gate = pair.verifier("accept") if policy == "sprinter" else None
     with progress_bar("prompts", len(prompts)) as advance:
-        collect(source, prompts, out, settings, gate, advance)
+        collect_rows(source, prompts, out, settings, gate, advance)
     typer.echo(f"{len(prompts)} prompts in {out}", err=True)
 
 
