@@ -82,6 +82,16 @@ class Verifier:
             score = float(np.interp(score, self._knots, self._values))
         return score
 
+    def score_batch(self, inputs: FloatArray) -> FloatArray:
+        """The scores [rows] of many feature vectors [rows, inputs]."""
+        for weight, bias in self._layers:
+            inputs = np.maximum(inputs @ weight.T + bias, 0)
+        logits = np.clip(inputs @ self._last_weight + self._last_bias, -700, 700).astype(float)
+        scores = 1 / (1 + np.exp(-logits))
+        if self._knots is not None and self._values is not None:
+            scores = np.interp(scores, self._knots, self._values)
+        return np.asarray(scores)
+
 
 def load_verifier(path: Path, output: str = "accept") -> Verifier:
     """Read a verifier folder. Raises BackendError when it is missing, damaged or malformed."""
