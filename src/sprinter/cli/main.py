@@ -9,8 +9,11 @@ import sys
 import typer
 
 from sprinter import __version__
+from sprinter.cli.calibrate import calibrate
+from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
 from sprinter.cli.generate import generate
+from sprinter.cli.plan import plan
 from sprinter.errors import SprinterError
 
 EXIT_USER_ERROR = 2
@@ -27,8 +30,8 @@ app = typer.Typer(
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
-app.command()(generate)
-app.command()(doctor)
+for command in (generate, distill, calibrate, plan, doctor):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -83,7 +83,7 @@ def typical_floor(logits: FloatArray) -> float:
 def mass_below(law: Law, logits: FloatArray, floor: float) -> float:
     """Mass `law` gives to tokens whose logit is at most `floor`."""
     own = logits[: len(law.probs)] if law.ids is None else logits[law.ids]
-    return float(law.probs[own <= floor].sum(dtype=np.float64))
+    return float(law.probs @ (own <= floor).astype(law.probs.dtype))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -82,14 +82,16 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
-        if name not in self.files:
+        # Hub files of older families leave the body's prefix out ("wte.weight" for "transformer.wte.weight").
+        stored = name if name in self.files else name.partition(".")[2]
+        if stored not in self.files:
             raise BackendError(f"{self.path} has no tensor {name!r}: it belongs to another kind of model")
         try:
-            with safe_open(str(self.files[name]), framework="pt") as stream:
-                loaded: Tensor = stream.get_tensor(name)
+            with safe_open(str(self.files[stored]), framework="pt") as stream:
+                loaded: Tensor = stream.get_tensor(stored)
                 return loaded
         except (OSError, SafetensorError) as error:
-            raise _damaged(self.files[name], error) from error
+            raise _damaged(self.files[stored], error) from error
 
 
 def _damaged(file: Path, error: Exception) -> BackendError:
