@@ -184,8 +184,12 @@ def _measure(
     parts, ids, seed = _open_pair(texts, given)
     rng = np.random.default_rng(seed)
     dice = Dice(rng)
+    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
     cost = time_pair(parts, ids[0], dice)
-    return probe_rows(parts, ids, probe_tokens, dice) if traces is None else traces, cost, rng
+    if traces is None:
+        typer.echo(f"probing {len(ids)} prompts, {probe_tokens} tokens each ...", err=True)
+        traces = probe_rows(parts, ids, probe_tokens, dice)
+    return traces, cost, rng
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:

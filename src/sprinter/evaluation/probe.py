@@ -97,38 +97,31 @@ def time_pair(
 ) -> Costs:
     """Median seconds of a draft step, a score, and a target call at each width with all that the engine does in it.
 
-    A call counts the forward pass over `width` tokens that are not in the cache, the laws and tests of the vouched
-    rule, and the audit; the draft step counts the draw. One round goes before the first to warm up.
+    A call counts the forward pass over `width` tokens not in the cache, the laws and tests of the vouched rule,
+    and the audit; a draft step counts the draw. Each width is called once before it is timed, to warm up.
     """
-    if not prompt or repeats < 1 or min(widths) < 1:
-        raise ConfigError("timing needs a prompt, at least one repeat and widths of at least 1")
-    longest = max(widths)
+    if not prompt or repeats < 1 or min(widths) < 1 or max(widths) < 3:
+        raise ConfigError("timing needs a prompt, at least one repeat, and widths of at least 1, one of them 3 or more")
+    draft, tokens = Draft(), list(prompt)
     draft_s: list[float] = []
     score_s: list[float] = []
-    call_s: dict[int, list[float]] = {width: [] for width in widths}
-    for repeat in range(repeats + 1):
-        draft, tokens = Draft(), list(prompt)
-        parts.target.forward(tokens, 1)
-        for step in range(longest - 1):
-            started = perf_counter()
-            draft.append(parts.drafter.propose(tokens, dice, Counters()))
-            drafted = perf_counter()
-            score = parts.scorer.score(draft)
-            scored = perf_counter()
-            draft.settle(score, True)
-            tokens.append(draft.tokens[-1])
-            # The first step reads the whole prompt, which is no draft step's cost.
-            if repeat > 0 and step > 0:
-                draft_s.append(drafted - started)
-                score_s.append(scored - drafted)
-        for width in widths:
-            seconds = _call_seconds(parts, draft, tokens[: len(prompt) + width - 1], width - 1, dice)
-            if repeat > 0:
-                call_s[width].append(seconds)
-    medians = tuple(float(np.median(call_s[width])) for width in widths)
-    if not draft_s:
-        raise ConfigError("timing a draft step needs a width of at least 3")
-    return Costs(float(np.median(draft_s)), float(np.median(score_s)), WidthCost(tuple(widths), medians))
+    for _ in range(max(widths) - 1):
+        started = perf_counter()
+        draft.append(parts.drafter.propose(tokens, dice, Counters()))
+        drafted = perf_counter()
+        score = parts.scorer.score(draft)
+        draft_s.append(drafted - started)
+        score_s.append(perf_counter() - drafted)
+        draft.settle(score, True)
+        tokens.append(draft.tokens[-1])
+    call_s = []
+    for width in widths:
+        calls = [
+            _call_seconds(parts, draft, tokens[: len(prompt) + width - 1], width - 1, dice) for _ in range(repeats + 1)
+        ]
+        call_s.append(float(np.median(calls[1:])))
+    # The first step reads the whole prompt, which is no draft step's cost.
+    return Costs(float(np.median(draft_s[1:])), float(np.median(score_s[1:])), WidthCost(tuple(widths), tuple(call_s)))
 
 
 def _call_seconds(parts: Parts, draft: Draft, tokens: Sequence[int], count: int, dice: Dice) -> float:
