@@ -133,6 +133,24 @@ def test_a_torn_last_line_is_measured_again(tmp_path: Path) -> None:
     assert path.read_text() == whole
 
 
+def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, {"seed": 1}).close()
+    whole = path.read_text()
+    path.write_text(whole[:9])
+    Journal(path, {"seed": 1}).close()
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("content", ["my precious notes", '{"text": "a prompt"}\n{"text": "without a last line end"}'])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"notes\.jsonl"):
+        Journal(path, {"seed": 1})
+    assert path.read_text() == content
+
+
 @pytest.mark.parametrize(
     "line",
     [
