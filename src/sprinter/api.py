@@ -65,6 +65,11 @@ class Stream:
         )
 
     @property
+    def audit(self) -> Audit:
+        """The account so far, token by token: what a Guard is fed with."""
+        return self._audit
+
+    @property
     def generation(self) -> Generation:
         """The finished generation; reads what is left of the stream first."""
         if self._generation is None:

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from sprinter.config import DEFAULT_LOOKAHEAD, PAPER_THRESHOLD, DecodingConfig, ModelConfig
 from sprinter.decoding.backends.base import Capabilities, LanguageModel
+from sprinter.decoding.backends.checkpoint import open_checkpoint
+from sprinter.decoding.backends.fast import FastModel
+from sprinter.decoding.backends.fast_config import objection
+from sprinter.decoding.backends.fast_weights import FORMATS
 from sprinter.decoding.backends.tokenizer import Tokenizer, load_tokenizer, require_same
 from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Engine, Limits
 from sprinter.decoding.gates.base import Gate, Scorer
+from sprinter.decoding.gates.budget import BudgetGate
 from sprinter.decoding.gates.confidence import Certainty, Confidence, Margin
 from sprinter.decoding.gates.fixed import FixedGate, OpenGate
 from sprinter.decoding.gates.threshold import ThresholdGate
@@ -105,6 +110,8 @@ def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
     if config.method == "exact":
         return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
     scorer, threshold = _scorer(pair, config)
+    if config.budget is not None:
+        return BudgetGate(scorer, config.budget, config.draft_cap)
     ahead = DEFAULT_LOOKAHEAD if config.lookahead is None else config.lookahead
     return ThresholdGate(
         scorer,
@@ -136,12 +143,34 @@ def _rule(config: DecodingConfig, sampling: Sampling) -> AcceptanceRule:
 
 def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> LanguageModel:
     """A model behind its backend. `target`: whose tensors a shared draft borrows."""
+    backend = choose_backend(path, config)
+    weights = choose_weights(backend, config)
+    if backend == "fast":
+        return FastModel.load(path, weights, config.device, target)
     from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
-    weights = config.weights
-    if weights == "auto":
-        weights = "bfloat16" if config.device.startswith("cuda") else "float32"
     return HFModel.load(path, weights, config.device, target)
+
+
+def choose_backend(path: Path, config: ModelConfig) -> str:
+    """'fast' or 'hf': the asked one, or with 'auto' fast wherever it knows the architecture and number format."""
+    if config.backend != "auto":
+        return config.backend
+    checkpoint = open_checkpoint(path)
+    known = not checkpoint.is_gguf and objection(checkpoint.config) is None
+    return "fast" if known and config.weights in ("auto", *FORMATS) else "hf"
+
+
+def choose_weights(backend: str, config: ModelConfig) -> str:
+    """The number format: the asked one, or with 'auto' what computes the model as it is stored.
+
+    The default target's file holds 4-bit numbers, so int4 is its own format; another model is not quantised unasked.
+    """
+    if config.weights != "auto":
+        return config.weights
+    if config.device.startswith("cuda"):
+        return "bfloat16"
+    return "int4" if backend == "fast" and config.target == "default" else "float32"
 
 
 def require_capabilities(model: LanguageModel, needs: Capabilities) -> None:

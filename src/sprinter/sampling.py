@@ -53,11 +53,8 @@ class Sampling:
             kept = np.flatnonzero(logits >= cut)
             logits = logits[kept]
         probs = _softmax(logits, self.temperature)
-        for keep in (self._nucleus(probs), self._above_min_p(probs)):
-            if keep is not None:
-                probs = np.where(keep, probs, 0)
         if self.top_p < 1 or self.min_p > 0:
-            support = np.flatnonzero(probs)
+            support = self._support(probs)
             probs = probs[support]
             probs /= probs.sum(dtype=np.float64)
             kept = support if kept is None else kept[support]
@@ -65,25 +62,23 @@ class Sampling:
             ids = kept if ids is None else ids[kept]
         return Law(probs, ids)
 
-    def _nucleus(self, probs: FloatArray) -> np.ndarray | None:
-        """Mask [width] of the smallest set of most probable tokens with mass >= top_p."""
-        if self.top_p >= 1:
-            return None
-        # Tokens below the floor weigh at most 1 - top_p together, so the nucleus lies above it: only those are sorted.
-        floor = 1e-3
-        if probs[probs > floor].sum(dtype=np.float64) < self.top_p:
-            floor = (1 - self.top_p) / len(probs) * (1 - 1e-6)
-        candidates = np.flatnonzero(probs > floor)
+    def _support(self, probs: FloatArray) -> IntArray:
+        """Ascending places that top-p and min-p keep of `probs` [width]."""
+        # What weighs less than this is in neither set: a nucleus cannot need tokens that weigh 1 - top_p together.
+        floor = max(self.min_p * float(probs.max()), (1 - self.top_p) / len(probs) * (1 - 1e-6))
+        candidates = np.flatnonzero(probs >= floor)
+        if self.top_p == 1:
+            return candidates
+        # Nearly always a thousandth bounds the nucleus too, and leaves little to sort.
+        likely = np.flatnonzero(probs > max(floor, 1e-3))
+        if probs[likely].sum(dtype=np.float64) >= self.top_p:
+            candidates = likely
         order = candidates[np.argsort(-probs[candidates], kind="stable")]
         mass = np.cumsum(probs[order], dtype=np.float64)
-        count = int(np.searchsorted(mass, self.top_p)) + 1
-        mask = np.zeros(len(probs), bool)
-        mask[order[:count]] = True
-        return mask
+        return np.sort(order[: int(np.searchsorted(mass, self.top_p)) + 1])
 
-    def _above_min_p(self, probs: FloatArray) -> np.ndarray | None:
-        """Mask [width] of tokens at least min_p times as probable as the most probable one."""
-        return probs >= self.min_p * probs.max() if self.min_p > 0 else None
+
+_BLOCK = 512  # entries of a law summed at once when drawing
 
 
 class LazyLaws(Sequence[Law]):
@@ -125,10 +120,28 @@ class Dice:
         """A token from `law`, by inversion of its distribution function."""
         if len(law.probs) == 1:
             return law.token_at(0)
-        mass = np.cumsum(law.probs, dtype=np.float64)  # [support]
-        place = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
-        # Rounding can push the product up to the total; the last token with mass is then meant.
-        return law.token_at(min(place, int(np.searchsorted(mass, mass[-1]))))
+        probs, start = law.probs, 0
+        point = self._rng.random()
+        if len(probs) > _BLOCK:
+            # The block first, then the place in it: a running sum over a whole vocabulary costs ten times as much.
+            starts = np.arange(0, len(probs), _BLOCK)
+            sums = np.add.reduceat(probs, starts, dtype=np.float64)
+            block, point = _invert(sums, point)
+            start = int(starts[block])
+            probs = probs[start : start + _BLOCK]
+        return law.token_at(start + _invert(probs, point)[0])
+
+
+def _invert(weights: FloatArray, point: float) -> tuple[int, float]:
+    """(place, point within it): where the share `point` of the weights is reached; never a place without weight."""
+    mass = np.cumsum(weights, dtype=np.float64)  # [weights]
+    wanted = point * mass[-1]
+    place = int(np.searchsorted(mass, wanted, side="right"))
+    if place == len(mass):
+        # Rounding can push the product up to the total; the last place with weight is then meant.
+        place = int(np.searchsorted(mass, mass[-1]))
+    before = mass[place - 1] if place else 0.0
+    return place, min(1.0, float((wanted - before) / (mass[place] - before)))
 
 
 def residual(target_law: Law, draft_law: Law) -> Law:

@@ -37,7 +37,7 @@ def test_losses_outside_the_unit_interval_are_refused(losses: list[float]) -> No
 def test_an_epsilon_outside_the_open_unit_interval_is_refused(epsilon: float) -> None:
     for pvalue in PVALUES.values():
         with pytest.raises(ConfigError, match="epsilon"):
-            pvalue([0.1], epsilon, 0.05)
+            pvalue([0.1], epsilon, 0.05, None)
 
 
 def test_an_unknown_p_value_is_refused_with_the_known_ones_named() -> None:
@@ -46,7 +46,7 @@ def test_an_unknown_p_value_is_refused_with_the_known_ones_named() -> None:
 
 
 def test_no_data_proves_nothing() -> None:
-    assert [pvalue([], 0.1, 0.05) for pvalue in PVALUES.values()] == [1.0, 1.0]
+    assert [pvalue([], 0.1, 0.05, None) for pvalue in PVALUES.values()] == [1.0, 1.0]
     assert upper_bound([], 0.05) == 1.0
     assert (RunningBound().upper, RunningBound().lower) == (1.0, 0.0)
 
@@ -72,7 +72,7 @@ def test_betting_agrees_with_a_capital_played_by_hand() -> None:
 @given(losses_lists, st.floats(0.01, 0.99), st.sampled_from(sorted(PVALUES)))
 def test_a_p_value_never_grows_with_epsilon(losses: list[float], epsilon: float, method: str) -> None:
     wider = min(0.995, epsilon * 1.1)
-    assert PVALUES[method](losses, wider, 0.05) <= PVALUES[method](losses, epsilon, 0.05) + 1e-12
+    assert PVALUES[method](losses, wider, 0.05, None) <= PVALUES[method](losses, epsilon, 0.05, None) + 1e-12
 
 
 @given(losses_lists, st.sampled_from(sorted(PVALUES)))
@@ -80,10 +80,10 @@ def test_the_upper_bound_is_where_the_p_value_meets_alpha(losses: list[float], m
     bound = upper_bound(losses, 0.1, method)
     assert np.mean(losses) <= bound <= 1.0
     if bound < 1.0:
-        assert PVALUES[method](losses, bound, 0.1) <= 0.1
+        assert PVALUES[method](losses, bound, 0.1, None) <= 0.1
     inside = bound - 1e-6
     if inside > np.mean(losses):
-        assert PVALUES[method](losses, inside, 0.1) > 0.1
+        assert PVALUES[method](losses, inside, 0.1, None) > 0.1
 
 
 @given(st.lists(st.floats(0.0, 1.0), max_size=40), st.integers(1, 7))
@@ -151,3 +151,24 @@ def test_a_saved_running_bound_goes_on_where_it_stopped() -> None:
 def test_a_damaged_state_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         RunningBound.from_state(RunningBound().state() | change)
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=30), st.lists(st.floats(0.0, 1.0), max_size=30))
+@settings(deadline=None)
+def test_absorbing_a_piece_equals_seeing_its_losses(first: list[float], second: list[float]) -> None:
+    straight, joined, piece = RunningBound(), RunningBound(), RunningBound()
+    straight.update(first + second)
+    joined.update(first)
+    piece.update(second)
+    joined.absorb(piece)
+    assert joined.count == straight.count
+    assert joined.upper == pytest.approx(straight.upper, rel=1e-9)
+    assert joined.lower == pytest.approx(straight.lower, rel=1e-9, abs=1e-12)
+
+
+def test_an_early_stop_needs_bets_that_do_not_know_it() -> None:
+    losses = np.random.default_rng(8).beta(1, 9, size=200)
+    # With the planned size the path of the capital is the same, so the p-value can only fall as losses come in.
+    path = [betting_pvalue(losses[:k], 0.2, 0.05, planned=200) for k in range(1, 201)]
+    assert path == sorted(path, reverse=True)
+    assert path[-1] == betting_pvalue(losses, 0.2)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from sprinter.cli.certified import Wish, grant
 from sprinter.cli.options import option
-from sprinter.config import make_config
+from sprinter.config import Config, make_config
 from sprinter.errors import ConfigError
 
 # Options that are not settings of the generation itself.
-_OWN = ("prompt", "chat", "color", "as_json", "config")
+_OWN = ("prompt", "chat", "color", "as_json", "config", "max_tv", "max_atypical", "confidence", "certificate")
 
 
 def generate(
@@ -22,6 +24,12 @@ def generate(
     color: bool = typer.Option(False, "--color", help="Paint each token by where it came from."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming text."),
     config: Path | None = typer.Option(None, "--config", help="TOML file with [models], [decoding], [generation]."),
+    max_tv: float | None = typer.Option(None, "--max-tv", help="Decode by a certificate of this mean total variation."),
+    max_atypical: float | None = typer.Option(
+        None, "--max-atypical", help="The same for the share of atypical tokens."
+    ),
+    confidence: float = typer.Option(0.95, help="Least confidence of the certificate."),
+    certificate: Path | None = typer.Option(None, help="Certificate, or folder of them [default: the shipped ones]."),
     target: str | None = option("target"),
     draft: str | None = option("draft"),
     verifier: str | None = option("verifier"),
@@ -33,6 +41,7 @@ def generate(
     scorer: str | None = option("scorer"),
     threshold: float | None = option("threshold"),
     lookahead: float | None = option("lookahead"),
+    budget: float | None = option("budget"),
     max_draft: int | None = option("max_draft"),
     draft_length: int | None = option("draft_length"),
     max_new_tokens: int | None = option("max_new_tokens", "-n"),
@@ -56,24 +65,39 @@ def generate(
 
       sprinter generate --chat --temperature 0.7 --top-p 0.9 "Explain recursion in two sentences."
 
+      sprinter generate --max-atypical 0.02 "A compiler is"
+
       echo "Once upon a time" | sprinter generate --method exact --json
     """
     given: dict[str, Any] = {key: value for key, value in locals().items() if key not in _OWN}
     given["stop"] = tuple(stop) if stop else None
     settings = make_config(config, given)
-    text = _prompt(prompt)
+    _write(_prompt(prompt), settings, Wish(max_tv, max_atypical, confidence, certificate), _Look(chat, color, as_json))
 
+
+@dataclass(frozen=True)
+class _Look:
+    """How the prompt goes in and the text comes out."""
+
+    chat: bool
+    color: bool
+    as_json: bool
+
+
+def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
     from sprinter.api import Sprinter
     from sprinter.build import Pair
     from sprinter.cli import show
 
-    stream = Sprinter(Pair(settings.models)).start(text, settings, chat)
-    if as_json:
-        typer.echo(show.as_json(stream.generation))
+    sprinter = Sprinter(Pair(settings.models))
+    settings, certified = grant(wish, settings, sprinter.pair)
+    stream = sprinter.start(text, settings, look.chat)
+    if look.as_json:
+        typer.echo(show.as_json(stream.generation, certified))
         return
-    if color:
+    if look.color:
         typer.echo(show.legend() + "\n", err=True)
-    writer = show.Writer(color)
+    writer = show.Writer(look.color)
     for token in stream:
         writer.write(token)
     typer.echo("")

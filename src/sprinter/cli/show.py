@@ -74,8 +74,8 @@ def _audit_line(audit: AuditReport) -> str:
     )
 
 
-def as_json(generation: Generation) -> str:
-    """The whole account as one JSON object."""
+def as_json(generation: Generation, certified: dict[str, Any] | None = None) -> str:
+    """The whole account as one JSON object; `certified` says which certificate it was decoded by."""
     threshold = generation.threshold
     account: dict[str, Any] = {
         "prompt": generation.prompt,
@@ -93,6 +93,7 @@ def as_json(generation: Generation) -> str:
         "draft_steps": generation.counters.draft_steps,
         "counters": asdict(generation.counters),
         "audit": None if generation.audit is None else asdict(generation.audit),
+        "certificate": certified,
         "tokens": [asdict(token) for token in generation.tokens],
     }
     return json.dumps(account, ensure_ascii=False, allow_nan=False)

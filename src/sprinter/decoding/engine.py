@@ -9,7 +9,7 @@ from time import perf_counter
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
 from sprinter.decoding.drafters.base import Drafter
-from sprinter.decoding.gates.base import Gate
+from sprinter.decoding.gates.base import Gate, PerSequence
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
 from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, Verdict
@@ -59,6 +59,8 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, but the models read at most {window} and need room for "
                 "one more: shorten the prompt"
             )
+        if isinstance(self.gate, PerSequence):
+            self.gate.begin()
         return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
 
 
@@ -100,7 +102,7 @@ class Run:
         del self.tokens[context + verdict.num_kept :]
         for place in range(released, verdict.num_kept):
             yield Emitted(draft.tokens[place], "vouched" if draft.vouched[place] else "tested", draft.scores[place])
-        if verdict.next_token is not None and verdict.next_origin is not None and len(self.tokens) < self.limit:
+        if verdict.next_token is not None and verdict.next_origin is not None:
             self.tokens.append(verdict.next_token)
             yield Emitted(verdict.next_token, verdict.next_origin if len(draft) else "target", None)
 
@@ -126,6 +128,10 @@ class Run:
         logits = self._target_logits(len(draft) + 1)
         laws = LazyLaws(self.engine.sampling, logits, self.tokens)
         verdict = self.engine.rule.judge(draft, laws, self.dice)
+        kept = len(self.tokens) - len(draft) + verdict.num_kept
+        if kept >= self.limit or (verdict.num_kept == len(draft) and self._ended(draft)):
+            # Nothing may follow, so the next token must not count as audited either: it would water the losses down.
+            verdict = Verdict(verdict.num_kept, None, None)
         self.audit.observe(draft, verdict, laws, logits)
         return verdict
 

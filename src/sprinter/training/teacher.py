@@ -32,6 +32,17 @@ class OutputLaw:
             out = out * self.scale
         return out if self.softcap is None else self.softcap * torch.tanh(out / self.softcap)
 
+    def pull_back(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """Gradient [..., hidden] of a loss, from its gradient at these logits [..., vocab]; overwrites `grad`."""
+        if self.softcap is not None:
+            grad = grad.mul_(1.0 - (logits / self.softcap).square())  # d(c tanh(u/c))/du
+        return (grad * self.scale if self.scale != 1.0 else grad) @ self.weight
+
+    def float(self) -> OutputLaw:
+        """The same layer in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        return OutputLaw(self.weight.float(), bias, self.scale, self.softcap)
+
     def rows(self, token_ids: Tensor) -> OutputLaw:
         """The same layer for `token_ids` [n] only."""
         bias = None if self.bias is None else self.bias[token_ids]

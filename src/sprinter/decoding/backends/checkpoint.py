@@ -31,11 +31,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprinter.errors import BackendError
+from sprinter.zoo.default_pair import cache_dir
 
 DRAFT_FORMAT: Final = 1
 HEAD_TOKENS: Final = "sprinter.head_tokens"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_WORTH_REMEMBERING: Final = 64 << 20  # bytes
+_HEX_DIGITS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,16 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
-        if name not in self.files:
+        # Hub files of older families leave the body's prefix out ("wte.weight" for "transformer.wte.weight").
+        stored = name if name in self.files else name.partition(".")[2]
+        if stored not in self.files:
             raise BackendError(f"{self.path} has no tensor {name!r}: it belongs to another kind of model")
         try:
-            with safe_open(str(self.files[name]), framework="pt") as stream:
-                loaded: Tensor = stream.get_tensor(name)
+            with safe_open(str(self.files[stored]), framework="pt") as stream:
+                loaded: Tensor = stream.get_tensor(stored)
                 return loaded
         except (OSError, SafetensorError) as error:
-            raise _damaged(self.files[name], error) from error
+            raise _damaged(self.files[stored], error) from error
 
 
 def _damaged(file: Path, error: Exception) -> BackendError:
@@ -98,11 +103,34 @@ def _damaged(file: Path, error: Exception) -> BackendError:
 
 @lru_cache(maxsize=64)
 def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
-    # Size and time are only the key of this cache: an edited file is hashed again.
     digest = hashlib.sha256(config.encode())
-    for path, _, _ in marks:
-        digest.update(bytes.fromhex(sha256_of(Path(path))))
+    for mark in marks:
+        digest.update(bytes.fromhex(_remembered_sha256(*mark)))
     return digest.hexdigest()
+
+
+def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
+    if size < _WORTH_REMEMBERING:
+        return sha256_of(Path(path))
+    # Path, size and time are the key, so an edited or replaced file is hashed again.
+    key = hashlib.sha256(f"{Path(path).resolve()} {size} {mtime_ns}".encode()).hexdigest()
+    note = cache_dir() / "sha256" / key
+    try:
+        known = note.read_text(encoding="ascii").strip()
+        if len(known) == _HEX_DIGITS:
+            return known
+    except (OSError, UnicodeDecodeError):
+        pass  # no note yet, or an unreadable one: hash
+    found = sha256_of(Path(path))
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside = note.with_name(f"{key}.{os.getpid()}")
+        beside.write_text(found, encoding="ascii")
+        beside.replace(note)
+    except OSError:
+        pass  # a cache that cannot be written only costs time
+    return found
 
 
 def sha256_of(file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -67,9 +68,9 @@ class ToyModel:
 
 
 def _random_logits(vocab_size: int, seed: int, order: int, spread: float) -> LogitsOf:
-    def logits_of(context: tuple[int, ...]) -> FloatArray:
+    @lru_cache(maxsize=1 << 16)
+    def row(recent: tuple[int, ...]) -> FloatArray:
         # Seeding by the context itself makes a table of any order without storing one.
-        recent = [t + 1 for t in context[-order:]] if order else []
-        return np.random.default_rng([seed, *recent]).normal(0.0, spread, vocab_size)
+        return np.random.default_rng([seed, *(t + 1 for t in recent)]).normal(0.0, spread, vocab_size)
 
-    return logits_of
+    return lambda context: row(context[-order:] if order else ())

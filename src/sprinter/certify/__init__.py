@@ -1,0 +1,1 @@
+"""Certificates: what a method loses, bounded beforehand on calibration prompts and watched while it serves."""

@@ -1,0 +1,280 @@
+"""What was certified, for which pair and settings, as a file that cannot be edited or mistaken for another."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprinter.certify.risks import RISKS
+from sprinter.errors import CertificateError
+
+FORMAT = 1
+_ADVICE = "make a new one with `sprinter calibrate`"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Everything a certificate depends on: change any of it and the certificate says nothing."""
+
+    target: str  # fingerprint of the weights
+    target_backend: str
+    target_weights: str
+    draft: str
+    draft_backend: str
+    draft_weights: str
+    verifier: str  # fingerprint of its weights, "none" for a scorer without
+    scorer: str
+    method: str
+    preset: str
+    max_draft: int  # 0: no limit
+    lookahead: float
+    sampling: dict[str, float | int | list[int]]
+
+    def mismatches(self, other: Setting) -> list[str]:
+        """One phrase per field in which `other` differs."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return [
+            f"{name} is {_short(theirs)}, certified {_short(ours)}" for name, ours, theirs in pairs if ours != theirs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class GridRow:
+    """What one threshold did on the calibration prompts; losses on their natural scale."""
+
+    threshold: float
+    num_prompts: int
+    calls_per_token: float  # target calls for each emitted token
+    means: dict[str, float]
+    uppers: dict[str, float]  # upper bounds at the certificate's confidence, each for this row alone
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The fastest threshold certified for one level of one loss; None says that not even the safest was."""
+
+    loss: str
+    epsilon: float
+    threshold: float | None
+    pvalues: list[float]  # of the thresholds tried, from the safest on
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One calibration run: its setting, its grid from safest to fastest, and what follows for each claim."""
+
+    setting: Setting
+    confidence: float
+    bound: str  # name of the p-value
+    num_prompts: int
+    max_new_tokens: int
+    data: str  # fingerprint of the calibration prompts
+    grid: list[GridRow]
+    claims: list[Claim]
+    made: dict[str, str]  # how: command, versions, device, time
+
+    def statement(self, claim: Claim) -> str:
+        """The claim in plain words."""
+        if claim.threshold is None:
+            return (
+                f"No threshold could be certified for {RISKS[claim.loss].says} of at most {claim.epsilon:g} from "
+                f"{self.num_prompts} prompts: exact decoding is used instead."
+            )
+        return (
+            f"Over the draw of the calibration prompts, with probability at least {self.confidence:g}, "
+            f"{RISKS[claim.loss].says} on prompts like these (up to {self.max_new_tokens} new tokens each) "
+            f"is at most {claim.epsilon:g}."
+        )
+
+    def require_match(self, setting: Setting) -> None:
+        """Raise CertificateError naming every field in which `setting` is not the certified one."""
+        if wrong := self.setting.mismatches(setting):
+            raise CertificateError(f"the certificate is for another setting: {'; '.join(wrong)}; {_ADVICE}")
+
+    def threshold_for(self, wanted: Mapping[str, float], confidence: float = 0.0) -> float:
+        """The fastest threshold that keeps every wanted level at once; +inf (exact) where none was certified.
+
+        All claims of one run are tested on the same grid in the same order, so the safest of their thresholds is what
+        testing them jointly would have returned: it keeps all levels at once with the stated confidence.
+        """
+        if not wanted:
+            raise CertificateError("no level was asked for: give a loss and the most it may be")
+        if confidence > self.confidence:
+            raise CertificateError(
+                f"confidence {confidence:g} was asked for, but the certificate has {self.confidence:g}; {_ADVICE}"
+            )
+        thresholds = [self.claim_for(loss, epsilon).threshold for loss, epsilon in wanted.items()]
+        return max(math.inf if threshold is None else threshold for threshold in thresholds)
+
+    def claim_for(self, loss: str, epsilon: float) -> Claim:
+        """The loosest claim about `loss` that is not looser than `epsilon`."""
+        about = [claim for claim in self.claims if claim.loss == loss]
+        fitting = [claim for claim in about if claim.epsilon <= epsilon]
+        if not fitting:
+            has = ", ".join(f"{c.epsilon:g}" for c in about) or "nothing"
+            raise CertificateError(
+                f"{loss} of at most {epsilon:g} was asked for, the certificate claims {has}; {_ADVICE}"
+            )
+        # An infeasible claim at a looser level says nothing against a tighter one that was certified.
+        certified = [claim for claim in fitting if claim.threshold is not None]
+        return max(certified or fitting, key=lambda claim: claim.epsilon)
+
+    def certified_thresholds(self, wanted: Mapping[str, float]) -> list[float]:
+        """The thresholds of the grid certified for `wanted`, safest first."""
+        fastest = self.threshold_for(wanted)
+        return [row.threshold for row in self.grid if row.threshold >= fastest]
+
+    def save(self, path: Path) -> None:
+        """Write the certificate as JSON, complete or not at all."""
+        body = dataclasses.asdict(self)
+        content = {"format": FORMAT, "checksum": _checksum(body), **body}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Certificate:
+        """The certificate in `path`; CertificateError, in one line, for anything that is not exactly one."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise CertificateError(f"cannot read certificate {path}: {reason}; {_ADVICE}") from None
+        try:
+            return cls.parse(text)
+        except CertificateError as error:
+            raise CertificateError(f"{path}: {error}; {_ADVICE}") from None
+
+    @classmethod
+    def parse(cls, text: str) -> Certificate:
+        """The certificate whose JSON is `text`."""
+        try:
+            content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split()) or "nested too deeply"
+            raise CertificateError(f"not valid JSON ({reason[:100]})") from None
+        if not isinstance(content, dict):
+            raise CertificateError("not a certificate: the file holds no JSON object")
+        if content.pop("format", None) != FORMAT:
+            raise CertificateError(f"not a certificate of format {FORMAT}")
+        checksum = content.pop("checksum", None)
+        certificate = _decode(cls, content, "certificate")
+        assert isinstance(certificate, cls)
+        _check_consistent(certificate)
+        if checksum != _checksum(content):
+            raise CertificateError("the checksum does not fit the content: the file was edited or damaged")
+        return certificate
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
+    is_fingerprint = len(text) >= 32 and all(c in "0123456789abcdef" for c in text)
+    return text[:12] if is_fingerprint else text
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key is given twice")
+    return keys
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type `kind`, or CertificateError naming the place. No conversion: 1 stays 1 for a float."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if origin is list and isinstance(value, list):
+        return [_decode(inner[0], item, f"{where}[{place}]") for place, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _decode(inner[1], item, f"{where}.{_printable(key)}") for key, item in value.items()}
+    if origin is types.UnionType:
+        for choice in inner:
+            with contextlib.suppress(CertificateError):
+                return _decode(choice, value, where)
+    elif _is_scalar(kind, value):
+        return value
+    raise CertificateError(f"{where} is {_printable(value)}, which cannot be right")
+
+
+def _is_scalar(kind: Any, value: Any) -> bool:
+    # type(), not isinstance(): True would pass for 1.
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= 1e300
+    if kind is int:
+        return type(value) is int and abs(value) <= 2**53
+    return kind in (str, types.NoneType) and type(value) is kind
+
+
+def _decode_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise CertificateError(f"{where} is {_printable(value)}, not an object")
+    hints = typing.get_type_hints(kind)
+    for problem, keys in (
+        ("misses", hints.keys() - value.keys()),
+        ("has the unknown key", value.keys() - hints.keys()),
+    ):
+        if keys:
+            raise CertificateError(f"{where} {problem} {_printable(min(keys))}")
+    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _printable(value: object) -> str:
+    """A value from a damaged file, short and on one line."""
+    try:
+        text = ascii(value)
+    except ValueError:
+        return "a huge number"  # int to text is limited to 4,300 digits
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _check_consistent(certificate: Certificate) -> None:
+    """Raise CertificateError for numbers of the right type that no calibration could have written."""
+    thresholds = [row.threshold for row in certificate.grid]
+    rows_fit = all(
+        row.num_prompts >= 1
+        and row.calls_per_token >= 0
+        and row.means.keys() == row.uppers.keys()
+        and row.means.keys() <= RISKS.keys()
+        for row in certificate.grid
+    )
+    claims_fit = all(
+        claim.loss in RISKS
+        and 0 < claim.epsilon < 1
+        and all(0 <= p <= 1 for p in claim.pvalues)
+        and len(claim.pvalues) <= len(thresholds)
+        and (claim.threshold is None or claim.threshold in thresholds[: len(claim.pvalues)])
+        for claim in certificate.claims
+    )
+    checks = {
+        "confidence is not between 0 and 1": 0 < certificate.confidence < 1,
+        "num_prompts is below 1": certificate.num_prompts >= 1,
+        "max_new_tokens is below 1": certificate.max_new_tokens >= 1,
+        "the grid does not go from safe to fast": all(a > b for a, b in itertools.pairwise(thresholds)),
+        "a row of the grid is impossible": rows_fit,
+        "a claim is impossible or does not belong to the grid": claims_fit,
+    }
+    for problem, fine in checks.items():
+        if not fine:
+            raise CertificateError(problem)

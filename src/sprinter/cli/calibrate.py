@@ -1,0 +1,212 @@
+"""sprinter calibrate: prove, on prompts like those to come, how little a method loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sprinter.cli.options import option
+from sprinter.config import make_config
+from sprinter.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sprinter.certify.calibrate import Plan, Progress
+    from sprinter.certify.certificate import Certificate
+
+DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
+DEFAULT_TOKENS = 64
+# Options that are not settings of a generation.
+_OWN = (
+    *("data", "out", "max_tv", "max_atypical", "max_other", "reference", "confidence", "bound", "grid", "prompts"),
+    *("min_prompts", "bucket", "journal"),
+)
+
+
+def calibrate(
+    data: Path = typer.Option(..., "--data", help="JSON lines with a 'text' each: its first 30% are the prompt."),
+    out: Path = typer.Option(..., "--out", "-o", help="Certificate file to write."),
+    max_tv: list[float] | None = typer.Option(None, "--max-tv", help="Level of mean total variation; repeatable."),
+    max_atypical: list[float] | None = typer.Option(None, "--max-atypical", help="Level of the atypical rate."),
+    max_other: list[str] | None = typer.Option(None, "--max", help="Other levels: excess=LEVEL or rouge=LEVEL."),
+    reference: str = typer.Option("text", help="ROUGE-L against the rest of the 'text', or the 'target' alone."),
+    confidence: float = typer.Option(0.95, help="Probability with which each claim must hold."),
+    bound: str = typer.Option("betting", help="p-value: betting or hoeffding-bentkus."),
+    grid: str = typer.Option(DEFAULT_GRID, help="Thresholds from safe to fast, comma separated."),
+    prompts: int = typer.Option(300, help="Most prompts per threshold."),
+    min_prompts: int = typer.Option(200, help="Fewest prompts behind a claim; more are used while they are needed."),
+    bucket: list[int] | None = typer.Option(None, help="Only entries whose title falls in this bucket, 0 to 9."),
+    journal: Path | None = typer.Option(None, help="Where to keep single results [default: beside --out]."),
+    target: str | None = option("target"),
+    draft: str | None = option("draft"),
+    verifier: str | None = option("verifier"),
+    backend: str | None = option("backend"),
+    weights: str | None = option("weights"),
+    device: str | None = option("device"),
+    method: str | None = option("method", "-m"),
+    preset: str | None = option("preset"),
+    scorer: str | None = option("scorer"),
+    lookahead: float | None = option("lookahead"),
+    max_draft: int | None = option("max_draft"),
+    max_new_tokens: int | None = option("max_new_tokens", "-n"),
+    temperature: float | None = option("temperature", "-t"),
+    top_k: int | None = option("top_k"),
+    top_p: float | None = option("top_p"),
+    min_p: float | None = option("min_p"),
+    repetition_penalty: float | None = option("repetition_penalty"),
+    seed: int | None = option("seed"),
+) -> None:
+    """Certify a method: the fastest threshold whose loss is proven to stay below a level.
+
+    Each prompt is decoded at each threshold until every level has failed once. One run serves all levels; interrupted,
+    it goes on where it stopped. The certificate is used by sprinter generate --max-tv and --max-atypical.
+
+    Examples:
+
+      sprinter calibrate --max-tv 0.05 --max-tv 0.1 --max-atypical 0.02 --data prompts.jsonl --out certificate.json
+
+      sprinter calibrate --max-atypical 0.02 --scorer typical --method lookahead --data prompts.jsonl --out ahead.json
+    """
+    given = {key: value for key, value in locals().items() if key not in _OWN}
+    given["max_new_tokens"] = max_new_tokens or DEFAULT_TOKENS
+    wanted = [("tv", level) for level in max_tv or ()] + [("atypical", level) for level in max_atypical or ()]
+    if reference not in ("text", "target"):
+        raise ConfigError(f"reference is {reference!r}, but must be text or target")
+
+    from sprinter.certify.calibrate import Aim, Plan
+
+    plan = Plan(
+        thresholds=_thresholds(grid),
+        aims=tuple(Aim(loss, level) for loss, level in wanted + [_level(text) for text in max_other or ()]),
+        num_prompts=prompts,
+        min_prompts=min(min_prompts, prompts),
+        alpha=round(1 - confidence, 12),
+        bound=bound,
+    )
+    rows = _prompts(data, bucket or [], prompts, given["seed"] or 0)
+    certificate = _run(plan, rows, given, reference, journal or out.with_suffix(".journal.jsonl"))
+    certificate.save(out)
+    typer.echo(_summary(certificate))
+    typer.echo(f"written to {out}", err=True)
+
+
+def _thresholds(grid: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in grid.split(","))
+    except ValueError:
+        raise ConfigError(f"the grid {grid!r} is not a list of numbers: write it like 0.9,0.8,0.7") from None
+
+
+def _level(text: str) -> tuple[str, float]:
+    loss, _, level = text.partition("=")
+    try:
+        return loss, float(level)
+    except ValueError:
+        raise ConfigError(f"--max {text!r} is not a loss and a level: write it like rouge=0.3") from None
+
+
+def _prompts(data: Path, buckets: list[int], count: int, seed: int) -> list[tuple[str, str]]:
+    """`count` (prompt, reference) pairs, drawn without order: the proof needs them exchangeable."""
+    import numpy as np
+
+    from sprinter.training.corpus import read_entries
+    from sprinter.training.splits import prompt_of, select
+
+    entries = read_entries([data])
+    if buckets:
+        entries = select(entries, buckets, lambda entry: entry.title)
+    if len(entries) < count:
+        raise ConfigError(
+            f"{data} has {len(entries)} usable texts, but --prompts is {count}: give more, or ask for fewer"
+        )
+    order = np.random.default_rng(seed).permutation(len(entries))[:count]
+    return [prompt_of(entries[place].text) for place in order]
+
+
+def _run(plan: Plan, rows: list[tuple[str, str]], given: dict[str, Any], reference: str, kept: Path) -> Certificate:
+    import dataclasses
+    import hashlib
+    import json
+
+    from sprinter.api import Sprinter
+    from sprinter.build import Pair
+    from sprinter.certify.calibrate import calibrate as run_plan
+    from sprinter.certify.certificate import Certificate
+    from sprinter.certify.choose import setting_of
+    from sprinter.certify.journal import Journal
+    from sprinter.provenance import stamp
+
+    config = make_config(None, {**given, "audit": "close"})
+    sprinter = Sprinter(Pair(config.models))
+    setting = setting_of(sprinter.pair, config.decoding, config.generation.sampling)
+    data = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    made = stamp()
+    run = {
+        **dataclasses.asdict(setting),
+        "data": data,
+        "reference": reference if any(aim.loss == "rouge" for aim in plan.aims) else "",
+        "max_new_tokens": config.generation.max_new_tokens,
+        "seed": config.generation.seed,
+    }
+    with Journal(kept, run) as journal:
+        measure = _Measure(sprinter, rows, config, run["reference"])
+        table, claims = run_plan(plan, measure, journal, _show)
+    return Certificate(
+        setting=setting,
+        confidence=round(1 - plan.alpha, 12),
+        bound=plan.bound,
+        num_prompts=plan.num_prompts,
+        max_new_tokens=config.generation.max_new_tokens,
+        data=data,
+        grid=table,
+        claims=claims,
+        made={key: str(made[key]) for key in ("sprinter", "commit", "python", "packages", "processor", "made_at")},
+    )
+
+
+class _Measure:
+    """Decodes one prompt at one threshold, closes the audit, and says what was lost."""
+
+    def __init__(self, sprinter: Any, rows: list[tuple[str, str]], config: Any, reference: str) -> None:
+        self._sprinter, self._rows, self._config, self._reference = sprinter, rows, config, reference
+        self._by_target: dict[int, str] = {}
+
+    def __call__(self, threshold: float, place: int) -> Any:
+        import dataclasses
+
+        from sprinter.certify.journal import Measurement
+        from sprinter.certify.risks import losses_of
+
+        config = self._config
+        # A seed of its own for each prompt: one for all would make their chances the same.
+        own = dataclasses.replace(config.generation, seed=config.generation.seed * 1_000_003 + place)
+        decoding = dataclasses.replace(config.decoding, threshold=threshold)
+        changed = dataclasses.replace(config, decoding=decoding, generation=own)
+        generation = self._sprinter.start(self._rows[place][0], changed).generation
+        losses = losses_of(generation, self._wanted(place))
+        return Measurement(losses, generation.num_tokens, generation.counters.target_calls)
+
+    def _wanted(self, place: int) -> str | None:
+        if not self._reference:
+            return None
+        if self._reference == "text":
+            return self._rows[place][1]
+        if place not in self._by_target:
+            num = self._config.generation.max_new_tokens
+            alone = self._sprinter.generate(self._rows[place][0], method="target", max_new_tokens=num)
+            self._by_target[place] = alone.text
+        return self._by_target[place]
+
+
+def _show(now: Progress) -> None:
+    bounds = "  ".join(f"{a.loss} {a.epsilon:g}: p {p:.3g}, below {now.uppers[a]:.4f}" for a, p in now.pvalues.items())
+    typer.echo(f"threshold {now.threshold:g}  prompt {now.prompts_done}/{now.num_prompts}  {bounds}", err=True)
+
+
+def _summary(certificate: Certificate) -> str:
+    lines = []
+    for claim in certificate.claims:
+        shown = "infeasible" if claim.threshold is None else f"{claim.threshold:g}"
+        lines.append(f"{claim.loss} <= {claim.epsilon:g}: threshold {shown}. {certificate.statement(claim)}")
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""sprinter plan: would it pay, and with which setting?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sprinter.cli.options import option
+from sprinter.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from sprinter.evaluation.probe import Parts
+    from sprinter.theory.costs import Costs
+    from sprinter.theory.planner import Plan
+    from sprinter.theory.simulator import Rows
+
+_OWN = (
+    "hypothetical",
+    "costs",
+    "data",
+    "prompts",
+    "probe_tokens",
+    "save_rows",
+    "max_tv",
+    "plot",
+    "as_json",
+    "max_draft",
+)
+_NUM_PROMPTS = 20
+
+
+def plan(
+    hypothetical: str | None = typer.Option(
+        None,
+        "--hypothetical",
+        help="Plan with no models: c=..,alpha=..,auc=.. (draft step in target forwards, acceptance, verifier's AUC), "
+        "and if wanted verifier=.. (its cost) and growth=.. (of a target forward by each further token).",
+    ),
+    costs: str | None = typer.Option(None, "--costs", help="With --data: c=..[,verifier=..,growth=..]; no timing."),
+    data: Path | None = typer.Option(
+        None, "--data", help="Labelled rows (JSON lines: prompt, accept, score); no probe."
+    ),
+    max_tv: float = typer.Option(0.05, "--max-tv", help="Mean one-step total variation allowed per token."),
+    max_draft: int = typer.Option(20, "--max-draft", help="Most tokens a draft may hold."),
+    prompts: Path | None = typer.Option(
+        None, "--prompts", help="Text file, one prompt a line: the first 20 are probed."
+    ),
+    probe_tokens: int = typer.Option(48, "--probe-tokens", help="Tokens probed after each prompt."),
+    save_rows: Path | None = typer.Option(None, "--save-rows", help="Write the probe's labelled rows for --data."),
+    plot: Path | None = typer.Option(None, "--plot", help="Write the frontier to this .png or .svg file."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    target: str | None = option("target"),
+    draft: str | None = option("draft"),
+    verifier: str | None = option("verifier"),
+    scorer: str | None = option("scorer"),
+    backend: str | None = option("backend"),
+    weights: str | None = option("weights"),
+    device: str | None = option("device"),
+    temperature: float | None = option("temperature", "-t"),
+    top_k: int | None = option("top_k"),
+    top_p: float | None = option("top_p"),
+    min_p: float | None = option("min_p"),
+    repetition_penalty: float | None = option("repetition_penalty"),
+    seed: int | None = option("seed"),
+) -> None:
+    """Say which method and setting would pay for a pair, within a stated loss.
+
+    Times the pair's parts here and probes 20 prompts, or works from labelled rows, or from three numbers. The answer
+    holds for one sequence at a time on this machine.
+
+    Examples:
+
+      sprinter plan --hypothetical c=0.08,alpha=0.7,auc=0.85
+
+      sprinter plan --max-tv 0.02 --save-rows rows.jsonl --plot frontier.svg
+
+      sprinter plan --data rows.jsonl --costs c=0.1 --json
+    """
+    given = {key: value for key, value in locals().items() if key not in _OWN}
+    _refuse_idle(hypothetical, costs, data, prompts, save_rows, given)
+    # A probe takes a minute: what cannot be written is said before it.
+    _check_outputs(plot, save_rows)
+    if probe_tokens < 1:
+        raise ConfigError(f"probe_tokens is {probe_tokens}, but at least 1 token must follow each prompt")
+
+    from sprinter.cli import show_plan
+    from sprinter.theory.candidates import Grid
+
+    grid = Grid(max_draft=max_draft)
+    if hypothetical is not None:
+        from sprinter.theory.planner import parse_hypothetical, plan_hypothetical
+
+        pair = parse_hypothetical(hypothetical)
+        answer, cost, source = plan_hypothetical(pair, max_tv, grid), pair.costs, "hypothetical, " + hypothetical
+    else:
+        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, given)
+    if plot is not None:
+        from sprinter.evaluation.frontier_plot import plot_frontier
+
+        plot_frontier(answer, plot)
+    typer.echo((show_plan.as_json if as_json else show_plan.as_text)(answer, cost, source))
+
+
+def _refuse_idle(
+    hypothetical: str | None,
+    costs: str | None,
+    data: Path | None,
+    prompts: Path | None,
+    save_rows: Path | None,
+    given: Mapping[str, Any],
+) -> None:
+    """ConfigError for an option that would do nothing beside the others."""
+    probing = {"--prompts": prompts, "--save-rows": save_rows}
+    models = {f"--{key.replace('_', '-')}": value for key, value in given.items() if key != "seed"}
+    if hypothetical is not None:
+        idle = {"--data": data, "--costs": costs, **probing, **models, "--seed": given["seed"]}
+        _refuse(idle, "--hypothetical, which needs no models and no rows")
+    if data is not None:
+        _refuse(probing, "--data, which replaces the probe")
+    if costs is not None:
+        if data is None:
+            raise ConfigError("--costs needs --data: without rows use --hypothetical, which takes the costs as well")
+        _refuse(models, "--data and --costs, which replace the models")
+
+
+def _check_outputs(plot: Path | None, save_rows: Path | None) -> None:
+    """ConfigError for a file that could not be written, before anything is measured."""
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise ConfigError(f"a plot is a .png or .svg file, not {plot.name!r}")
+    for file in (plot, save_rows):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(f"cannot write {file}: there is no folder {file.parent}")
+
+
+def _refuse(idle: Mapping[str, object], beside: str) -> None:
+    named = [flag for flag, value in idle.items() if value is not None]
+    if named:
+        raise ConfigError(f"{named[0]} does nothing beside {beside}")
+
+
+def _from_rows(
+    data: Path | None,
+    costs: str | None,
+    prompts: Path | None,
+    probe_tokens: int,
+    save_rows: Path | None,
+    max_tv: float,
+    grid: Any,
+    given: Mapping[str, Any],
+) -> tuple[Plan, Costs, str]:
+    """The plan from rows in a file or of a probe, with costs as given or as timed here."""
+    import numpy as np
+
+    from sprinter.evaluation.labelled import read_labelled
+    from sprinter.theory.planner import parse_costs, plan_recorded
+
+    traces = None if data is None else read_labelled(data)
+    if traces is not None and costs is not None:
+        rng = np.random.default_rng(given["seed"] or 0)
+        cost = parse_costs(costs)
+        return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"rows of {data}, costs {costs}"
+    traces, cost, rng = _measure(traces, prompts, probe_tokens, given)
+    if save_rows is not None:
+        from sprinter.evaluation.labelled import write_labelled
+
+        write_labelled(traces, save_rows)
+    source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}, {len(traces)} prompts"
+    return plan_recorded(traces, cost, max_tv, rng, grid), cost, source
+
+
+def _measure(
+    traces: list[Rows] | None, prompts: Path | None, probe_tokens: int, given: Mapping[str, Any]
+) -> tuple[list[Rows], Costs, Any]:
+    """Time the pair on its first prompt, and probe all prompts unless rows are at hand."""
+    import numpy as np
+
+    from sprinter.evaluation.probe import probe_rows, time_pair
+    from sprinter.sampling import Dice
+
+    texts = _read_prompts(prompts)
+    parts, ids, seed = _open_pair(texts, given)
+    rng = np.random.default_rng(seed)
+    dice = Dice(rng)
+    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
+    cost = time_pair(parts, ids[0], dice)
+    if traces is None:
+        typer.echo(f"probing {len(ids)} prompts, {probe_tokens} tokens each ...", err=True)
+        traces = probe_rows(parts, ids, probe_tokens, dice)
+    return traces, cost, rng
+
+
+def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:
+    from sprinter.build import Pair, build_gate, require_capabilities
+    from sprinter.config import make_config
+    from sprinter.decoding.drafters.model import ModelDrafter
+    from sprinter.decoding.gates.threshold import ThresholdGate
+    from sprinter.evaluation.probe import Parts
+
+    config = make_config(None, {**given, "method": "sprinter"})
+    pair, sampling = Pair(config.models), config.generation.sampling
+    gate = build_gate(pair, config.decoding)
+    assert isinstance(gate, ThresholdGate)  # method sprinter has no other
+    require_capabilities(pair.draft, gate.needs)
+    limits = pair.limits(with_draft=True)
+    drafter = ModelDrafter(pair.draft, sampling, limits.vocab_size)
+    ids = [pair.tokenizer.encode(text) for text in texts]
+    return Parts(pair.target, drafter, gate.scorer, sampling, limits), ids, config.generation.seed
+
+
+def _read_prompts(file: Path | None) -> list[str]:
+    """The first 20 non-empty lines of a file, or the built-in openings."""
+    if file is None:
+        from sprinter.evaluation.probe_prompts import PROBE_PROMPTS
+
+        return list(PROBE_PROMPTS)
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the prompts in {file}: {error}") from error
+    if not lines:
+        raise DataError(f"{file} holds no prompt: write one a line")
+    return lines[:_NUM_PROMPTS]

@@ -1,0 +1,99 @@
+"""What a plan looks like: a table for people, one JSON object for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from sprinter.theory.candidates import Outcome
+from sprinter.theory.costs import Costs
+from sprinter.theory.planner import Interval, Plan
+
+_SHOWN_POINTS = 12
+
+
+def as_text(plan: Plan, costs: Costs, source: str) -> str:
+    """The pair, the best setting of each method, the verdict, and the frontier."""
+    auc = "unknown" if plan.auc is None else f"{plan.auc:.2f}"
+    lines = [
+        f"pair:     {source}",
+        f"          a draft step costs {plan.cost_ratio:.3f} of a target forward of one token; the verifier's word "
+        f"{costs.verifier_s / costs.target_s(1):.4f}",
+        f"          acceptance {plan.alpha:.3f}; AUC of the verifier {auc}",
+        f"allowed:  a mean one-step total variation of {plan.max_tv:g} per token",
+        "",
+        f"{'speed-up':>8}  {'loss':>6}  {'calls/token':>11}  setting",
+        *(_row(outcome) for outcome in plan.by_method),
+        "",
+        plan.verdict,
+    ]
+    if plan.interval is not None:
+        lines.append(f"Speed-up {_range(plan.interval, 2)}x ({plan.interval.meaning}).")
+    if plan.loss_interval is not None:
+        lines.append(f"Loss {_range(plan.loss_interval, 3)} ({plan.loss_interval.meaning}).")
+    if plan.best.candidate.setting is not None:
+        lines.append(f"Run it:   sprinter generate {plan.best.candidate.flags()}")
+    step = max(1, math.ceil(len(plan.frontier) / _SHOWN_POINTS))
+    shown = [*plan.frontier[:-1:step], plan.frontier[-1]]
+    lines += ["", "frontier: the fastest setting for its loss or less", *(_row(outcome) for outcome in shown)]
+    return "\n".join(lines)
+
+
+def _row(outcome: Outcome) -> str:
+    return (
+        f"{outcome.speedup:>7.2f}x  {outcome.loss:>6.3f}  {outcome.calls_per_token:>11.3f}  "
+        f"{outcome.candidate.describe()}"
+    )
+
+
+def _range(interval: Interval, digits: int) -> str:
+    return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+
+
+def as_json(plan: Plan, costs: Costs, source: str) -> str:
+    """The plan as one JSON object; times in seconds, or in target forwards where the pair is hypothetical."""
+    report: dict[str, Any] = {
+        "pair": source,
+        "verdict": plan.verdict,
+        "worth_it": plan.best.candidate.setting is not None,
+        "max_tv": plan.max_tv,
+        "alpha": plan.alpha,
+        "auc": plan.auc,
+        "cost_ratio": plan.cost_ratio,
+        "draft_s": costs.draft_s,
+        "verifier_s": costs.verifier_s,
+        "target_s": {str(w): s for w, s in zip(costs.target_s.widths, costs.target_s.seconds, strict=True)},
+        "best": _outcome(plan.best),
+        "flags": plan.best.candidate.flags(),
+        "speedup_interval": _interval(plan.interval),
+        "loss_interval": _interval(plan.loss_interval),
+        "by_method": [_outcome(outcome) for outcome in plan.by_method],
+        "frontier": [_outcome(outcome) for outcome in plan.frontier],
+    }
+    return json.dumps(report, ensure_ascii=False, allow_nan=False)
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    setting = outcome.candidate.setting
+    gate: dict[str, float | int | None] = {"threshold": None, "lookahead": None, "cap": None}
+    if setting is not None:
+        # JSON has no infinity: null says that nobody is vouched for; exact decoding has no lookahead either.
+        gate = {
+            "threshold": setting.threshold if math.isfinite(setting.threshold) else None,
+            "lookahead": setting.lookahead if setting.lookahead > 0 else None,
+            "cap": setting.cap,
+        }
+    return {
+        "method": outcome.candidate.method,
+        **gate,
+        "speedup": outcome.speedup,
+        "loss": outcome.loss,
+        "seconds_per_token": outcome.seconds_per_token,
+        "calls_per_token": outcome.calls_per_token,
+        "drafted_per_token": outcome.drafted_per_token,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, Any] | None:
+    return None if interval is None else {"low": interval.low, "high": interval.high, "meaning": interval.meaning}

@@ -1,0 +1,147 @@
+"""The forward pass of a Llama-family model in plain torch operations, with its key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sprinter.decoding.backends.fast_config import Architecture, rotary_table
+from sprinter.decoding.backends.fast_weights import HEAD, linear
+from sprinter.decoding.backends.quant import Linear
+
+_FIRST_CAPACITY: Final = 256  # positions
+_CHUNK: Final = 512  # rows per pass; bounds the memory of a long prompt's attention mask
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer."""
+
+    attn_norm: Tensor  # [hidden]
+    mlp_norm: Tensor  # [hidden]
+    q_norm: Tensor | None  # [head_dim]
+    k_norm: Tensor | None  # [head_dim]
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+
+
+class SequenceCache:
+    """Keys and values of one sequence, and the rotations of its positions; grows in powers of two.
+
+    It only knows positions: writing from `start` on overwrites what was there, so going back to an earlier length
+    costs nothing.
+    """
+
+    def __init__(self, arch: Architecture, device: torch.device) -> None:
+        self._arch = arch
+        self._device = device
+        self.kv = torch.empty(2, arch.num_layers, arch.num_kv_heads, 0, arch.head_dim, device=device)
+        self.rotary = torch.empty(0)
+        self.reserve(1)
+
+    def reserve(self, length: int) -> bool:
+        """Make room for `length` positions; True if the tensors moved."""
+        arch, held = self._arch, self.kv.shape[3]
+        if length <= held:
+            return False
+        capacity = max(held, _FIRST_CAPACITY)
+        while capacity < length:
+            capacity *= 2
+        capacity = min(capacity, arch.context_length)
+        # Always float32: for one token attention over it takes a quarter of the time bfloat16 takes on a CPU.
+        grown = torch.zeros(2, arch.num_layers, arch.num_kv_heads, capacity, arch.head_dim, device=self._device)
+        grown[:, :, :, :held] = self.kv
+        self.kv = grown  # [key/value, layer, kv_head, position, head_dim]
+        self.rotary = rotary_table(arch, capacity)[:, None].to(self._device)  # [position, 1, head_dim / 2]
+        return True
+
+
+class TorchRunner:
+    """Layers, norms and head of one model, and the keys and values of one sequence."""
+
+    def __init__(self, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, device: str = "cpu") -> None:
+        self._arch = arch
+        self._device = torch.device(device)
+        self._embed = embed  # [vocab, hidden]
+        tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        self._layers = [
+            Layer(
+                attn_norm=tensors[f"{i}.attn_norm"],
+                mlp_norm=tensors[f"{i}.mlp_norm"],
+                q_norm=tensors.get(f"{i}.q_norm"),
+                k_norm=tensors.get(f"{i}.k_norm"),
+                qkv=linear(tensors, f"{i}.qkv"),
+                out=linear(tensors, f"{i}.out"),
+                gate_up=linear(tensors, f"{i}.gate_up"),
+                down=linear(tensors, f"{i}.down"),
+            )
+            for i in range(arch.num_layers)
+        ]
+        self._norm = tensors["norm"]
+        self._head = linear(tensors, HEAD)
+        self._cache = SequenceCache(arch, self._device)
+
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
+        """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
+
+        Positions before `start` must have been run before; `ids` holds at least `num_last` tokens.
+        """
+        self._cache.reserve(start + len(ids))
+        rows = [self._blocks(ids[i : i + _CHUNK], start + i) for i in range(0, len(ids), _CHUNK)]
+        x = (rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:]  # [num_last, hidden]
+        hidden = F.rms_norm(x, (self._arch.hidden_size,), self._norm, self._arch.norm_eps)
+        return self._head(hidden), hidden
+
+    def _mask(self, num_rows: int, start: int) -> Tensor | None:
+        """Additive causal mask [group * rows, start + rows]; None for one row, which sees everything."""
+        if num_rows == 1:
+            return None
+        mask = torch.full((num_rows, start + num_rows), -torch.inf, device=self._device).triu_(start + 1)
+        return mask.repeat(self._arch.group_size, 1)
+
+    def _blocks(self, ids: Sequence[int], start: int) -> Tensor:
+        """The residual stream after the last layer, [rows, hidden]."""
+        arch, end = self._arch, start + len(ids)
+        x = self._embed[torch.tensor(ids, dtype=torch.int64)].to(self._device, torch.float32)  # [rows, hidden]
+        rotary, mask = self._cache.rotary[start:end], self._mask(len(ids), start)
+        keys, values = self._cache.kv[:, :, :, :end].unbind(0)  # [layer, kv_head, end, head_dim] each
+        for layer, layer_keys, layer_values in zip(self._layers, keys.unbind(0), values.unbind(0), strict=True):
+            normed = F.rms_norm(x, (arch.hidden_size,), layer.attn_norm, arch.norm_eps)
+            x += layer.out(self._attend(layer, layer.qkv(normed), rotary, layer_keys, layer_values, mask))
+            gate, up = layer.gate_up(F.rms_norm(x, (arch.hidden_size,), layer.mlp_norm, arch.norm_eps)).chunk(2, -1)
+            x += layer.down(F.silu(gate).mul_(up))
+        return x
+
+    def _attend(
+        self, layer: Layer, qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attention output before its projection, [rows, num_heads * head_dim]; writes the rows' keys and values.
+
+        `keys` and `values` [kv_head, end, head_dim] are views of the cache that end with the rows of `qkv`.
+        """
+        arch, num_rows = self._arch, qkv.shape[0]
+        heads = qkv.view(num_rows, -1, arch.head_dim)  # [row, q heads then k heads then v heads, head_dim]
+        num_rotated = arch.num_heads + arch.num_kv_heads
+        rotated = heads[:, :num_rotated]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = torch.split(rotated, [arch.num_heads, arch.num_kv_heads], 1)
+            shape = (arch.head_dim,)
+            q, k = F.rms_norm(q, shape, layer.q_norm, arch.norm_eps), F.rms_norm(k, shape, layer.k_norm, arch.norm_eps)
+            rotated = torch.cat([q, k], 1)
+        pairs = torch.view_as_complex(rotated.reshape(num_rows, num_rotated, -1, 2)) * rotary
+        rotated = torch.view_as_real(pairs).view(num_rows, num_rotated, arch.head_dim)
+        keys[:, -num_rows:] = rotated[:, arch.num_heads :].transpose(0, 1)
+        values[:, -num_rows:] = heads[:, num_rotated:].transpose(0, 1)
+        # The queries of one key-value head are further rows of one attention: no copy of keys per query head.
+        q = rotated[:, : arch.num_heads].reshape(num_rows, arch.num_kv_heads, arch.group_size, arch.head_dim)
+        q = q.permute(1, 2, 0, 3).reshape(arch.num_kv_heads, -1, arch.head_dim)  # [kv_head, group * row, head_dim]
+        y = F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=mask)[0]
+        y = y.view(arch.num_kv_heads, arch.group_size, num_rows, arch.head_dim).permute(2, 0, 1, 3)
+        return y.reshape(num_rows, arch.num_heads * arch.head_dim)

@@ -1,0 +1,187 @@
+"""The forward pass compiled for this machine: 4- or 8-bit weights, 8-bit activations, AVX2. Optional, never needed.
+
+Built once with the user's own C++ compiler and kept in the cache folder. Where there is no compiler or no AVX2,
+`library` is None and the fast backend computes with torch operations instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from sprinter.decoding.backends.fast_config import Architecture
+from sprinter.decoding.backends.fast_runner import SequenceCache
+from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
+
+_SOURCE: Final = Path(__file__).with_name("native.cpp")
+_FLAGS: Final = ("-O3", "-std=c++17", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-fno-trapping-math")
+_LINK: Final = ("-fopenmp", "-shared", "-fPIC")
+_COMPILE_SECONDS: Final = 120
+_CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
+_MAX_HEAD_DIM: Final = 512
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "minimums", "bias")),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        ("head", _Matrix),
+        ("norm", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("num_layers", "hidden", "inter", "num_heads", "num_kv_heads", "head_dim")
+        ),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "rotary")),
+        ("capacity", ctypes.c_int64),
+    )
+
+
+@lru_cache(maxsize=8)
+def library(cache: Path) -> Any | None:
+    """The compiled library from `cache`, built first if need be (about 3 s); None where it cannot be had."""
+    if os.environ.get("SPRINTER_NATIVE", "1") == "0" or not sys.platform.startswith("linux"):
+        return None
+    # An AVX512 machine runs AVX2 code as well; "DEFAULT" and other processors' names do not.
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_built(cache / "native")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    loaded.sprinter_forward.argtypes = [pointer] * 3 + [number] * 3 + [pointer] * 2 + [ctypes.c_int]
+    loaded.sprinter_forward.restype = None
+    return loaded
+
+
+def _built(folder: Path) -> Path:
+    """The library file, named after its source and flags; OSError or SubprocessError when it cannot be built."""
+    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join((*_FLAGS, *_LINK)).encode()).hexdigest()
+    path = folder / f"sprinter-{digest[:20]}.so"
+    if path.is_file():
+        return path
+    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise OSError("no C++ compiler")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
+        built = Path(beside) / path.name
+        command = [compiler, *_FLAGS, *_LINK, str(_SOURCE), "-o", str(built)]
+        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
+        built.replace(path)
+    return path
+
+
+def fits(arch: Architecture) -> bool:
+    """Whether the compiled pass handles these shapes."""
+    widths = (arch.hidden_size, arch.intermediate_size, arch.num_heads * arch.head_dim)
+    return all(width % 32 == 0 for width in widths) and arch.head_dim <= _MAX_HEAD_DIM
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class NativeRunner:
+    """Runs tokens through the compiled forward pass; the same duties as `TorchRunner`."""
+
+    def __init__(
+        self, loaded: Any, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, width: int
+    ) -> None:
+        self._forward = loaded.sprinter_forward
+        self._arch = arch
+        self._embed = embed  # [vocab, hidden]
+        self._width = width  # rows of the head
+        # The library reads these tensors' memory, so they must live as long as this object.
+        self._tensors = dict(tensors)
+        self._layers = (_Layer * arch.num_layers)(*(self._layer(i) for i in range(arch.num_layers)))
+        self._model = _Model(
+            ctypes.cast(self._layers, ctypes.POINTER(_Layer)),
+            self._matrix(HEAD, width, arch.hidden_size),
+            _address(self._tensors["norm"]),
+            arch.num_layers,
+            arch.hidden_size,
+            arch.intermediate_size,
+            arch.num_heads,
+            arch.num_kv_heads,
+            arch.head_dim,
+            arch.norm_eps,
+        )
+        self._cache = SequenceCache(arch, torch.device("cpu"))
+        self._cache_view = self._view()
+
+    def _matrix(self, name: str, rows: int, columns: int) -> _Matrix:
+        parts = (self._tensors.get(f"{name}.{NATIVE}_{part}") for part in ("codes", "scales", "minimums"))
+        return _Matrix(*(_address(part) for part in parts), _address(self._tensors.get(f"{name}.bias")), rows, columns)
+
+    def _layer(self, i: int) -> _Layer:
+        arch = self._arch
+        heads, inter = arch.num_heads * arch.head_dim, arch.intermediate_size
+        return _Layer(
+            self._matrix(f"{i}.qkv", arch.qkv_rows, arch.hidden_size),
+            self._matrix(f"{i}.out", arch.hidden_size, heads),
+            self._matrix(f"{i}.gate_up", 2 * inter, arch.hidden_size),
+            self._matrix(f"{i}.down", arch.hidden_size, inter),
+            *(_address(self._tensors.get(f"{i}.{n}")) for n in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
+        )
+
+    def _view(self) -> _Cache:
+        keys, values = self._cache.kv
+        return _Cache(_address(keys), _address(values), _address(self._cache.rotary), keys.shape[2])
+
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
+        """See `TorchRunner.run`."""
+        if self._cache.reserve(start + len(ids)):
+            self._cache_view = self._view()
+        hidden = torch.empty(num_last, self._arch.hidden_size)
+        logits = torch.empty(num_last, self._width)
+        embedded = self._embed[torch.tensor(ids, dtype=torch.int64)].float()  # [rows, hidden], a copy
+        threads, first_wanted = torch.get_num_threads(), len(ids) - num_last
+        for begin in range(0, len(ids), _CHUNK):
+            rows = embedded[begin : begin + _CHUNK]
+            wanted = min(len(rows), max(0, begin + len(rows) - first_wanted))
+            done = max(0, begin - first_wanted)  # rows of the outputs that earlier chunks filled
+            self._forward(
+                ctypes.byref(self._model),
+                ctypes.byref(self._cache_view),
+                rows.data_ptr(),
+                len(rows),
+                start + begin,
+                wanted,
+                hidden.data_ptr() + done * hidden.stride(0) * 4,
+                logits.data_ptr() + done * logits.stride(0) * 4,
+                threads,
+            )
+        return logits, hidden

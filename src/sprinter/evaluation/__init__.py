@@ -1,0 +1,1 @@
+"""Measuring: what a pair costs and accepts here, methods against each other."""

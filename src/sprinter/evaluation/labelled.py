@@ -1,0 +1,45 @@
+"""Labelled rows on disk: one JSON line per drafted token, `{"prompt": id, "accept": a, "score": f}`, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sprinter.errors import DataError
+from sprinter.theory.simulator import Rows
+
+
+def read_labelled(file: Path) -> list[Rows]:
+    """The rows of each prompt, prompts and rows in the order of the file. Raises DataError naming a bad line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the labelled rows in {file}: {error}") from error
+    prompts: dict[str, list[tuple[float, float]]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            prompt, pair = str(row["prompt"]), (float(row["accept"]), float(row["score"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{file}, line {number}: a labelled row is a JSON object with prompt, accept and score"
+            ) from error
+        if not all(0.0 <= value <= 1.0 for value in pair):
+            raise DataError(f"{file}, line {number}: accept and score are chances and must lie in [0, 1]")
+        prompts.setdefault(prompt, []).append(pair)
+    if not prompts:
+        raise DataError(f"{file} holds no labelled row")
+    return [Rows(*np.array(pairs, np.float64).T) for pairs in prompts.values()]
+
+
+def write_labelled(traces: Sequence[Rows], file: Path) -> None:
+    """Write rows so that `read_labelled` gives them back; prompts are numbered."""
+    with file.open("w", encoding="utf-8") as stream:
+        for prompt, rows in enumerate(traces):
+            for accept, score in zip(rows.accept.tolist(), rows.score.tolist(), strict=True):
+                stream.write(json.dumps({"prompt": prompt, "accept": accept, "score": score}) + "\n")

@@ -1,0 +1,1 @@
+"""The method on paper, made runnable: one-step error, laws of a round, costs, break-even, simulation, planning."""

@@ -1,0 +1,156 @@
+"""Monte Carlo of the loop on (a, f) rows: an independent check of the closed forms, and of what they assume.
+
+Rows are indexed by the position of the text they belong to: after a cut or a bonus at position t the next draft
+starts with row t + 1. Where rows are independent this is exactly the engine; where they are not, it assumes that the
+difficulty of a place belongs to the place and not to the words chosen before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sprinter.errors import ConfigError, DataError
+from sprinter.theory.setting import Setting
+from sprinter.theory.token_law import TokenLaw
+
+Array = NDArray[np.float64]
+_DRAFTED, _TOKENS, _TESTED, _LOSS = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Successive positions' acceptance chance and verifier score."""
+
+    accept: Array  # [positions]
+    score: Array  # [positions]
+
+    def __post_init__(self) -> None:
+        if len(self.accept) != len(self.score) or len(self.accept) == 0:
+            raise DataError("rows need one accept and one score per position, and at least one position")
+        for name, values in (("accept", self.accept), ("score", self.score)):
+            if not ((values >= 0.0) & (values <= 1.0)).all():
+                raise DataError(f"{name} holds a value outside [0, 1]: chances are wanted, not logits or percentages")
+
+
+def independent_rows(law: TokenLaw, count: int, rng: np.random.Generator) -> Rows:
+    """Fresh draws from `law`: what every closed form assumes."""
+    picked = rng.choice(len(law.weights), count, p=law.weights)
+    return Rows(law.accept[picked], law.score[picked])
+
+
+def sticky_rows(law: TokenLaw, stay: float, count: int, rng: np.random.Generator) -> Rows:
+    """A Markov chain: each row repeats the one before with chance `stay`, else is a fresh draw.
+
+    Every single row still follows `law`, so alpha, kappa, rho and delta stay what they were, and any gap to the closed
+    forms is dependence alone; `stay` is the correlation of neighbours, 1 / (1 - stay) the mean length of a stretch.
+    """
+    if not 0.0 <= stay < 1.0:
+        raise ConfigError(f"stay is {stay}, but a chance to repeat lies in [0, 1)")
+    fresh = rng.random(count) >= stay
+    fresh[0] = True
+    picked = rng.choice(len(law.weights), int(fresh.sum()), p=law.weights)[np.cumsum(fresh) - 1]
+    return Rows(law.accept[picked], law.score[picked])
+
+
+def recorded_rows(traces: Sequence[Rows], count: int, rng: np.random.Generator) -> Rows:
+    """Recorded prompts drawn with replacement and laid end to end: dependence within a prompt as it was recorded."""
+    if not traces:
+        raise DataError("there is no recorded prompt to draw from")
+    picked: list[Rows] = []
+    while sum(len(rows.accept) for rows in picked) < count:
+        picked += [traces[i] for i in rng.integers(len(traces), size=max(1, count // 64))]
+    accept = np.concatenate([rows.accept for rows in picked])[:count]
+    return Rows(accept, np.concatenate([rows.score for rows in picked])[:count])
+
+
+def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
+    """[num_rounds, 4] of drafted, tokens, tested, loss: rounds one after the other until the rows run out."""
+    accept, score = rows.accept.tolist(), rows.score.tolist()  # plain floats: the loop below is per token
+    passes = (rng.random(len(accept)) < rows.accept).tolist()  # one coin per position; only a tested token looks at it
+    rounds: list[tuple[int, int, int, float]] = []
+    start = 0
+    while start + setting.cap < len(accept):
+        length, doubtful = draft_run(score, start, setting)
+        failed = next((place for place in doubtful if not passes[place]), None)
+        end = start + length if failed is None else failed  # first position that no kept drafted token fills
+        unseen = set(doubtful)
+        loss = sum(1.0 - accept[place] for place in range(start, end) if place not in unseen)
+        has_own = bool(doubtful)  # a draft with nothing to test ends without a token of the target's
+        rounds.append((length, end - start + has_own, len(doubtful), loss))
+        start = end + has_own
+    if not rounds:
+        raise DataError(f"{len(accept)} rows hold no round of up to {setting.cap} tokens")
+    return np.array(rounds, np.float64)  # [num_rounds, 4]
+
+
+def draft_run(score: Sequence[float], start: int, setting: Setting) -> tuple[int, list[int]]:
+    """(n, positions left unvouched) of the run that starts at row `start`: the gate's whole behaviour."""
+    survival = 1.0
+    doubtful: list[int] = []
+    for drafted in range(1, setting.cap + 1):
+        place = start + drafted - 1
+        if score[place] < setting.threshold or (setting.test_last and drafted == setting.cap):
+            doubtful.append(place)
+            survival *= score[place]
+        if doubtful and survival <= setting.lookahead:
+            return drafted, doubtful
+    return setting.cap, doubtful
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A simulated ratio and its standard error."""
+
+    value: float
+    standard_error: float
+
+    def deviation(self, expected: float) -> float:
+        """(value - expected) in standard errors; 0 where both agree and nothing varies."""
+        gap = self.value - expected
+        return 0.0 if abs(gap) < 1e-12 else gap / max(self.standard_error, 1e-300)
+
+
+def ratio_estimate(numerator: Array, denominator: Array, batches: int = 60) -> Estimate:
+    """sum x / sum y over rounds, its error from `batches` batch means, which allow for neighbours' dependence.
+
+    Delta method: Var(X / Y) ~ Var(mean(x - (X / Y) y)) / mean(y)^2, over batches of rounds.
+    """
+    size = len(numerator) // batches
+    if size == 0:
+        raise DataError(f"{len(numerator)} rounds are too few for {batches} batches")
+    used = size * batches
+    above = numerator[:used].reshape(batches, size).mean(axis=1)  # [batches]
+    below = denominator[:used].reshape(batches, size).mean(axis=1)
+    value = float(above.sum() / below.sum())
+    spread = float(np.std(above - value * below, ddof=1)) / np.sqrt(batches)
+    return Estimate(value, float(spread / below.mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Means over the simulated rounds, each with its standard error."""
+
+    drafted: Estimate  # per round
+    tokens: Estimate  # per round
+    tested: Estimate  # per round
+    calls_per_token: Estimate
+    drafted_per_token: Estimate
+    loss_per_token: Estimate
+
+
+def summarise(rounds: Array) -> Simulated:
+    """Means and ratios of what `simulate` returned."""
+    ones = np.ones(len(rounds))
+    tokens = rounds[:, _TOKENS]
+    return Simulated(
+        drafted=ratio_estimate(rounds[:, _DRAFTED], ones),
+        tokens=ratio_estimate(tokens, ones),
+        tested=ratio_estimate(rounds[:, _TESTED], ones),
+        calls_per_token=ratio_estimate(ones, tokens),
+        drafted_per_token=ratio_estimate(rounds[:, _DRAFTED], tokens),
+        loss_per_token=ratio_estimate(rounds[:, _LOSS], tokens),
+    )

@@ -1,0 +1,246 @@
+"""Certificates: what they grant, what they refuse, and that no damaged file ever passes for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sprinter.certify.certificate import Certificate, Claim, GridRow, Setting
+from sprinter.certify.choose import choose, find_certificates
+from sprinter.errors import CertificateError
+
+
+def setting() -> Setting:
+    return Setting(
+        target="a" * 64,
+        target_backend="toy",
+        target_weights="float64",
+        draft="b" * 64,
+        draft_backend="toy",
+        draft_weights="float64",
+        verifier="c" * 64,
+        scorer="accept",
+        method="sprinter",
+        preset="default",
+        max_draft=20,
+        lookahead=1.0,
+        sampling={"temperature": 0.7, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.0, "banned": []},
+    )
+
+
+def certificate() -> Certificate:
+    rows = [
+        GridRow(threshold, 200, calls, {"tv": risk, "atypical": risk / 4}, {"tv": risk + 0.01, "atypical": risk})
+        for threshold, calls, risk in ((0.9, 0.7, 0.01), (0.8, 0.5, 0.03), (0.7, 0.4, 0.06))
+    ]
+    claims = [
+        Claim("tv", 0.02, 0.9, [0.01, 0.4]),
+        Claim("tv", 0.05, 0.8, [0.001, 0.02, 0.9]),
+        Claim("atypical", 0.01, None, [0.3]),
+        Claim("atypical", 0.02, 0.7, [0.001, 0.01, 0.04]),
+    ]
+    return Certificate(setting(), 0.95, "betting", 200, 64, "d" * 64, rows, claims, {"sprinter": "0.1.0"})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "certificate.json"
+    certificate().save(path)
+    return path
+
+
+def test_a_saved_certificate_is_read_back_unchanged(saved: Path) -> None:
+    assert Certificate.load(saved) == certificate()
+    assert [path.name for path in saved.parent.iterdir()] == ["certificate.json"]
+
+
+def test_the_claim_says_over_what_it_holds() -> None:
+    cert = certificate()
+    assert cert.statement(cert.claims[1]) == (
+        "Over the draw of the calibration prompts, with probability at least 0.95, mean total variation per token on "
+        "prompts like these (up to 64 new tokens each) is at most 0.05."
+    )
+    assert cert.statement(cert.claims[2]).startswith("No threshold could be certified")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "threshold"),
+    [
+        ({"tv": 0.05}, 0.8),
+        ({"tv": 0.5}, 0.8),
+        ({"tv": 0.03}, 0.9),
+        ({"atypical": 0.02}, 0.7),
+        ({"atypical": 0.01}, math.inf),
+        ({"tv": 0.05, "atypical": 0.02}, 0.8),
+        ({"tv": 0.05, "atypical": 0.01}, math.inf),
+    ],
+)
+def test_the_fastest_threshold_that_keeps_every_level_is_granted(wanted: dict[str, float], threshold: float) -> None:
+    assert certificate().threshold_for(wanted) == threshold
+
+
+def test_a_tighter_claim_than_certified_is_refused_naming_what_there_is() -> None:
+    with pytest.raises(CertificateError, match=r"tv of at most 0.01 was asked for, the certificate claims 0.02, 0.05"):
+        certificate().threshold_for({"tv": 0.01})
+    with pytest.raises(CertificateError, match="excess of at most"):
+        certificate().threshold_for({"excess": 0.1})
+    with pytest.raises(CertificateError, match=r"confidence 0.99 was asked for, but the certificate has 0.95"):
+        certificate().threshold_for({"tv": 0.05}, confidence=0.99)
+
+
+def test_the_thresholds_certified_for_a_level_are_the_safe_end_of_the_grid() -> None:
+    assert certificate().certified_thresholds({"tv": 0.05}) == [0.9, 0.8]
+    assert certificate().certified_thresholds({"atypical": 0.01}) == []
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(setting())])
+def test_every_difference_of_setting_is_refused_by_name(field: str) -> None:
+    value: Any = getattr(setting(), field)
+    if isinstance(value, dict):
+        other: Any = {**value, "temperature": 1.0}
+    else:
+        other = value + 1 if isinstance(value, int | float) else "e" * 64
+    changed = dataclasses.replace(setting(), **{field: other})
+    with pytest.raises(CertificateError, match=rf"another setting: {field} is ") as caught:
+        certificate().require_match(changed)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_certificate_that_calls_the_target_least_is_chosen(tmp_path: Path) -> None:
+    cert = certificate()
+    fewer = [dataclasses.replace(row, calls_per_token=row.calls_per_token / 2) for row in cert.grid]
+    other = dataclasses.replace(
+        cert, grid=fewer, setting=dataclasses.replace(cert.setting, scorer="typical", verifier="c" * 64)
+    )
+    cert.save(tmp_path / "accept.json")
+    other.save(tmp_path / "typical.json")
+    found = find_certificates(tmp_path)
+    assert choose(found, setting(), {"tv": 0.05}, 0.95).path.name == "typical.json"
+    assert choose(found, setting(), {"tv": 0.05}, 0.95, given=["scorer"]).path.name == "accept.json"
+    # An infeasible claim is granted by exact decoding only.
+    assert math.isinf(choose(found, setting(), {"atypical": 0.01}, 0.95).threshold)
+
+
+def test_the_refusal_names_the_certificate_that_came_closest(tmp_path: Path) -> None:
+    certificate().save(tmp_path / "near.json")
+    far = dataclasses.replace(setting(), target="f" * 64, method="lookahead", preset="paper")
+    dataclasses.replace(certificate(), setting=far).save(tmp_path / "far.json")
+    wanted = dataclasses.replace(setting(), draft_weights="int4")
+    with pytest.raises(CertificateError, match=r"^near.json: .*draft_weights is int4, certified float64"):
+        choose(find_certificates(tmp_path), wanted, {"tv": 0.05}, 0.95)
+
+
+def test_an_empty_folder_has_no_certificates(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="no certificates in"):
+        find_certificates(tmp_path)
+    with pytest.raises(CertificateError, match="cannot read"):
+        find_certificates(tmp_path / "missing.json")
+
+
+def refusal(path: Path) -> str:
+    """The one line with which `path` is refused."""
+    with pytest.raises(CertificateError) as caught:
+        Certificate.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 400 + len(str(path))
+    return message
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_a_truncated_or_altered_file_is_always_refused(data: st.DataObject, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "c.json"
+    certificate().save(path)
+    whole = path.read_bytes()
+    if data.draw(st.booleans()):
+        # Cutting off only the last line end leaves the same certificate.
+        path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 2))])
+    else:
+        place = data.draw(st.integers(0, len(whole) - 1))
+        damaged = whole[:place] + data.draw(st.binary(max_size=4)) + whole[place + 1 :]
+        path.write_bytes(damaged)
+        try:
+            same = json.loads(damaged) == json.loads(whole)
+        except ValueError:
+            same = False
+        if same:  # a blank exchanged for a blank
+            return
+    refusal(path)
+
+
+def paths_into(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    here = [at] if at else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return here + [place for key, inner in items for place in paths_into(inner, (*at, key))]
+
+
+PLACES = [*paths_into(json.loads(json.dumps(dataclasses.asdict(certificate())))), ("format",), ("checksum",)]
+STRANGE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(10**400),
+    st.floats(allow_nan=False),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(place=st.sampled_from(PLACES), value=STRANGE)
+def test_any_value_exchanged_for_another_is_refused(place: tuple[Any, ...], value: Any, tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "c.json"
+    certificate().save(path)
+    content = json.loads(path.read_text())
+    *outer, last = place
+    holder = content
+    for key in outer:
+        holder = holder[key]
+    if holder[last] == value and type(holder[last]) is type(value):
+        return
+    holder[last] = value
+    path.write_text(json.dumps(content))
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"confidence": 0.95', '"confidence": NaN', "NaN is not a number"),
+        ('"confidence": 0.95', '"confidence": 1e999', "confidence is inf"),
+        ('"confidence": 0.95', '"confidence": true', "confidence is True"),
+        ('"confidence": 0.95', '"confidence": "0.95"', "confidence is '0.95'"),
+        ('"confidence": 0.95', '"confidence": 0.99', "checksum"),
+        ('"confidence": 0.95', '"confidence": 1.5', "confidence is not between"),
+        ('"confidence": 0.95', '"confidence": 0.95, "confidence": 0.95', "a key is given twice"),
+        ('"num_prompts": 200,\n "max', '"num_prompts": ' + "9" * 5000 + ',\n "max', "not valid JSON"),
+        ('"num_prompts": 200,\n "max', '"num_prompts": 0,\n "max', "num_prompts is below 1"),
+        ('"bound": "betting"', '"bound": "betting", "note": 1', "unknown key 'note'"),
+        ('"bound": "betting",', "", "misses 'bound'"),
+        ('"format": 1', '"format": 2', "not a certificate of format 1"),
+        ('"threshold": 0.8,\n   "num', '"threshold": 0.95,\n   "num', "does not go from safe to fast"),
+    ],
+)
+def test_each_kind_of_damage_is_named(saved: Path, old: str, new: str, says: str) -> None:
+    text = saved.read_text()
+    assert text.count(old) == 1
+    saved.write_text(text.replace(old, new))
+    assert says in refusal(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}', b'"\\ud800"'])
+def test_what_is_no_certificate_at_all_is_refused(saved: Path, content: bytes) -> None:
+    saved.write_bytes(content)
+    assert re.search(r"calibrate", refusal(saved))
