@@ -21,7 +21,7 @@ settings.load_profile("sprinter")
 @pytest.fixture(scope="session")
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(draft folder, target folder): two small Llamas with one tokenizer."""
-    from tiny import save_model
+    from tests.support.tiny import save_model
 
     place = tmp_path_factory.mktemp("pair")
     return (

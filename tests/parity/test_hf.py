@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import CONTEXT, FAMILIES, MERGES, VOCAB, build_model, save_model, save_tokenizer
+from tests.support.tiny import CONTEXT, FAMILIES, MERGES, VOCAB, build_model, save_model, save_tokenizer
 
 from sprinter import Sprinter
 from sprinter.decoding.backends.hf import HFModel
@@ -43,7 +43,7 @@ _WRITTEN: dict[tuple[Path, tuple[int, ...], int], list[int]] = {}
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_greedy_decoding_equals_transformers_generate(folders: dict[str, Path], family: str) -> None:
-    writer = Sprinter.from_pretrained(target=folders[family], draft=folders[family], weights="float32")
+    writer = Sprinter.from_pretrained(target=folders[family], draft=folders[family], weights="float32", backend="hf")
     seen: set[int] = set()
     for prompt in PROMPTS:
         ids = writer.pair.tokenizer.encode(prompt)
@@ -75,7 +75,7 @@ def test_greedy_exact_methods_write_what_the_target_writes(
             parameter.add_(torch.randn_like(parameter) * 0.05)
     draft.save_pretrained(str(tmp_path))
     save_tokenizer(tmp_path)
-    writer = Sprinter.from_pretrained(target=folders[family], draft=tmp_path, weights="float32")
+    writer = Sprinter.from_pretrained(target=folders[family], draft=tmp_path, weights="float32", backend="hf")
     origins: set[str] = set()
     for prompt in PROMPTS:
         ours = writer.generate(prompt, max_new_tokens=NEW_TOKENS, **how)
@@ -150,7 +150,7 @@ def test_a_draft_that_merges_in_another_order_is_refused(tmp_path: Path) -> None
     target = save_model(tmp_path / "target")
     draft = save_model(tmp_path / "draft", num_hidden_layers=1)
     # The same vocabulary, but "and" is cut before "an" is joined: some texts get other ids.
-    from tiny import edit_json
+    from tests.support.tiny import edit_json
 
     edit_json(draft / "tokenizer.json", lambda t: t["model"]["merges"].reverse())
     writer = Sprinter.from_pretrained(target=target, draft=draft)
@@ -172,7 +172,7 @@ def test_unusable_logits_name_their_model(tmp_path: Path, damage: float) -> None
 def test_a_gguf_file_computes_what_its_folder_computes(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "folder", "llama")
     file = write_gguf(tmp_path / "model.gguf", folder)
-    plain, packed = Sprinter.from_pretrained(target=folder), Sprinter.from_pretrained(target=file)
+    plain, packed = (Sprinter.from_pretrained(target=t, backend="hf") for t in (folder, file))
     assert packed.pair.tokenizer.encode("the land") == plain.pair.tokenizer.encode("the land")
     ids = plain.pair.tokenizer.encode("the land and the thin band")
     np.testing.assert_allclose(
@@ -186,7 +186,7 @@ def write_gguf(file: Path, folder: Path) -> Path:
     """The Llama model of `folder` as a float32 GGUF file."""
     import gguf
     from safetensors.numpy import load_file
-    from tiny import BOS, EOS, fast_tokenizer
+    from tests.support.tiny import BOS, EOS, fast_tokenizer
 
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_context_length(CONTEXT)
