@@ -66,12 +66,15 @@ def test_a_stream_hands_out_the_tokens_of_its_generation(writer: Sprinter) -> No
     assert stream.generation is stream.generation
 
 
-def test_a_half_read_stream_is_finished_by_its_generation(writer: Sprinter) -> None:
+@pytest.mark.parametrize("read", range(1, 6))
+def test_a_half_read_stream_is_finished_by_its_generation(tiny_pair: tuple[Path, Path], read: int) -> None:
+    # A draft that is its target: every round hands out several tokens, and reading stops among them.
+    writer = Sprinter.from_pretrained(draft=tiny_pair[1], target=tiny_pair[1])
     stream = writer.stream("the land", method="exact", max_new_tokens=12)
-    first = next(iter(stream))
+    first = [next(iter(stream)) for _ in range(read)]
     made = stream.generation
     whole = writer.generate("the land", method="exact", max_new_tokens=12)
-    assert made.tokens[0] == first
+    assert list(made.tokens[:read]) == first
     assert made.tokens == whole.tokens
 
 
