@@ -156,6 +156,8 @@ def load_verifier(path: Path, output: str = "accept") -> Verifier:
         raise BackendError(f"{path / WEIGHTS_FILE} does not fit {RECORD_FILE} ({error}): train it anew") from None
     if layers[-1][0].shape[0] != len(record.outputs):
         raise BackendError(f"{path} has {layers[-1][0].shape[0]} outputs, its record names {len(record.outputs)}")
+    if output == "accept" and "accept" not in record.outputs and "accept_hard" in record.outputs:
+        output = "accept_hard"  # the paper's verifier: it predicts acceptance too, by a harder label
     return Verifier([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], record, output)
 
 
