@@ -63,7 +63,7 @@ class Part:
 
 def parts(scale: float) -> list[Part]:
     """Training and test collections; `scale` shrinks both."""
-    sizes = (("train", (6,), (256, 192, 192)), ("test", (8, 9), (128, 96, 96)))
+    sizes = (("train", (6,), (144, 96, 96)), ("test", (8, 9), (96, 80, 80)))
     made = [
         Part(use, sampling, buckets, max(8, int(n * scale)))
         for use, buckets, counts in sizes
