@@ -23,7 +23,7 @@ from sprinter.training.losses import judge
 from sprinter.training.teacher import OutputLaw, final_hidden
 
 NEW_TOKENS = 48
-NUM_PROMPTS = 100
+NUM_PROMPTS = 60
 
 
 def write_sets(target: Path, sets: dict[str, Path], work: Path, seed: int) -> None:
@@ -42,7 +42,7 @@ def write_sets(target: Path, sets: dict[str, Path], work: Path, seed: int) -> No
 
 @torch.no_grad()
 def per_prompt(model: object, law: OutputLaw, ids: torch.Tensor | None, folder: Path) -> np.ndarray:
-    """[prompts, 4]: overlap summed over positions, positions, draft argmax = the target's next token, such positions."""
+    """[prompts, 4]: summed overlap, positions; positions where the draft names the next token, of how many."""
     rows = []
     for file in corpus.traces(folder):
         trace = corpus.load_trace(file)

@@ -17,6 +17,7 @@ from sprinter.decoding.backends.tokenizer import Tokenizer, load_tokenizer, requ
 from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Engine, Limits
 from sprinter.decoding.gates.base import Gate, Scorer
+from sprinter.decoding.gates.budget import BudgetGate
 from sprinter.decoding.gates.confidence import Certainty, Confidence, Margin
 from sprinter.decoding.gates.fixed import FixedGate, OpenGate
 from sprinter.decoding.gates.threshold import ThresholdGate
@@ -109,6 +110,8 @@ def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
     if config.method == "exact":
         return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
     scorer, threshold = _scorer(pair, config)
+    if config.budget is not None:
+        return BudgetGate(scorer, config.budget, config.draft_cap)
     ahead = DEFAULT_LOOKAHEAD if config.lookahead is None else config.lookahead
     return ThresholdGate(
         scorer,

@@ -13,21 +13,6 @@ if TYPE_CHECKING:
     from sprinter.training.distill import DistillConfig, DistillEvents, DistillResult
     from sprinter.training.trainer import Progress
 
-HELP = """Make a draft for a target that has none.
-
-Layers are cut out of the target and trained to give its law; embedding and output layer stay the target's, so only the
-draft's own layers are stored. Entries whose titles fall in the training buckets train, others are held out.
-Interrupted at any moment and started again, it goes on where it was.
-
-Examples:
-
-  sprinter distill --target HuggingFaceTB/SmolLM2-135M-Instruct --data texts.jsonl --out my-draft
-
-  sprinter distill --target ./model --data a.jsonl --data b.jsonl --layers 0,1,2,29 --head-tokens 8192 --out draft
-
-  sprinter distill --target ./model --data texts.jsonl --new-tokens 0 --steps 500 --out draft   (read, do not write)
-"""
-
 
 def parse_layers(text: str) -> int | tuple[int, ...]:
     """ "4" is a count, "0,1,2,29" are indices; ConfigError on anything else."""
@@ -61,7 +46,21 @@ def distill(
     workers: Annotated[int, typer.Option(help="Threads that each run a part of the batch.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of sampling and order.")] = 0,
 ) -> None:
-    """Make a draft for a target that has none (see HELP, which the app shows)."""
+    """Make a draft for a target that has none.
+
+    Layers are cut out of the target and trained to give its law; embedding and output layer stay the target's, so only
+    the draft's own layers are stored. Entries whose titles fall in the training buckets train, others are held out.
+    Interrupted at any moment and started again, it goes on where it was.
+
+    Examples:
+
+      sprinter distill --target HuggingFaceTB/SmolLM2-135M-Instruct --data texts.jsonl --out my-draft
+
+      sprinter distill --target ./model --data a.jsonl --data b.jsonl --layers 0,1,2,29 --head-tokens 8192 --out draft
+
+      sprinter distill --target ./model --data texts.jsonl --new-tokens 0 --steps 500 --out draft   (read, do not write)
+    """
+    from sprinter.build import locate
     from sprinter.training.distill import DistillConfig
     from sprinter.training.distill import distill as run
     from sprinter.training.trainer import TrainConfig
@@ -86,35 +85,10 @@ def distill(
         seed=seed,
         train=train,
     )
-    folder = resolve_target(target)
+    folder = locate(target, "target")
     with _bar() as bar:
         result = run(folder, data, out, config, work, device, _events(bar, config))
     _report(result)
-
-
-def resolve_target(target: str) -> Path:
-    """A local folder for `target`: 'default', an existing path, or a Hub id that is then downloaded."""
-    from sprinter.errors import BackendError
-
-    if target == "default":
-        from sprinter.zoo.default_pair import default_target
-
-        return default_target()
-    if Path(target).exists():
-        return Path(target)
-    if target.count("/") != 1 or target.startswith((".", "/")):
-        raise BackendError(f"no model at {target}: give a folder, a Hub id like owner/name, or 'default'")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(target, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BackendError(
-            f"cannot download {target} ({type(error).__name__}): check the name and the network"
-        ) from error
 
 
 def _bar() -> Bar:

@@ -41,6 +41,7 @@ def generate(
     scorer: str | None = option("scorer"),
     threshold: float | None = option("threshold"),
     lookahead: float | None = option("lookahead"),
+    budget: float | None = option("budget"),
     max_draft: int | None = option("max_draft"),
     draft_length: int | None = option("draft_length"),
     max_new_tokens: int | None = option("max_new_tokens", "-n"),

@@ -10,10 +10,13 @@ import typer
 
 from sprinter import __version__
 from sprinter.cli.calibrate import calibrate
+from sprinter.cli.collect import collect
 from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
+from sprinter.cli.frontier import frontier
 from sprinter.cli.generate import generate
 from sprinter.cli.plan import plan
+from sprinter.cli.train import train
 from sprinter.errors import SprinterError
 
 EXIT_USER_ERROR = 2
@@ -30,7 +33,7 @@ app = typer.Typer(
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
-for command in (generate, distill, calibrate, plan, doctor):
+for command in (generate, distill, collect, train, frontier, calibrate, plan, doctor):
     app.command()(command)
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
 from sprinter.decoding.drafters.base import Drafter
-from sprinter.decoding.gates.base import Gate
+from sprinter.decoding.gates.base import Gate, PerSequence
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
 from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, Verdict
@@ -59,6 +59,8 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, but the models read at most {window} and need room for "
                 "one more: shorten the prompt"
             )
+        if isinstance(self.gate, PerSequence):
+            self.gate.begin()
         return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
 
 

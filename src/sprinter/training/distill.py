@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sprinter import provenance
 from sprinter.decoding.backends import checkpoint
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.training import corpus, head, splits, student
@@ -66,7 +67,6 @@ class DistillResult:
     score: Score
     head_coverage: float
     own_parameters: int
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,9 @@ def distill(
     ids, covered = _head(teacher, config, work)
     trainer = _train(teacher, ids, config, work, events)
     score = trainer.score(work / "test", config.train.int4_group)
-    record = _record(config, entries, score, covered, work)
-    export(trainer, teacher.path, ids, out, record)
+    export(trainer, teacher.path, ids, out, _record(config, entries, score, covered, work))
     own = sum(p.numel() for p in trainer.own.values())
-    return DistillResult(out, score, covered, own, record)
+    return DistillResult(out, score, covered, own)
 
 
 def _claim(work: Path, target: Path, data: Sequence[Path], config: DistillConfig) -> None:
@@ -130,7 +129,8 @@ def load_teacher(target: Path, device: str) -> _Teacher:
     """The target in float32 on the CPU (bfloat16 is slow there), bfloat16 on an accelerator, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow import
 
-    checkpoint.open_checkpoint(target)  # one clear line for what is missing or damaged
+    if checkpoint.open_checkpoint(target).is_gguf:
+        raise BackendError(f"{target} is a GGUF file: distill from the model folder it was made from")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         model = AutoModelForCausalLM.from_pretrained(str(target), dtype=dtype, use_safetensors=True)
@@ -218,5 +218,6 @@ def export(trainer: Trainer, target: Path, ids: torch.Tensor | None, out: Path, 
         student.shared_names(net), checkpoint.open_checkpoint(target).fingerprint, None, "", record
     )
     config = {**net.config.to_dict(), "architectures": [type(net).__name__], "dtype": "bfloat16"}
-    stamp = {"made_by": "sprinter distill", "step": str(trainer.step)}
+    how = provenance.stamp(asdict(trainer.config), trainer.config.seed)
+    stamp = {"provenance": json.dumps(how), "step": str(trainer.step)}
     checkpoint.write_draft(out, config, student.own_state(net), info, None if ids is None else ids.tolist(), stamp)

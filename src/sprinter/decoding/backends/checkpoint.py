@@ -31,11 +31,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprinter.errors import BackendError
+from sprinter.zoo.default_pair import cache_dir
 
 DRAFT_FORMAT: Final = 1
 HEAD_TOKENS: Final = "sprinter.head_tokens"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_WORTH_REMEMBERING: Final = 64 << 20  # bytes
+_HEX_DIGITS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,34 @@ def _damaged(file: Path, error: Exception) -> BackendError:
 
 @lru_cache(maxsize=64)
 def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
-    # Size and time are only the key of this cache: an edited file is hashed again.
     digest = hashlib.sha256(config.encode())
-    for path, _, _ in marks:
-        digest.update(bytes.fromhex(sha256_of(Path(path))))
+    for mark in marks:
+        digest.update(bytes.fromhex(_remembered_sha256(*mark)))
     return digest.hexdigest()
+
+
+def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
+    if size < _WORTH_REMEMBERING:
+        return sha256_of(Path(path))
+    # Path, size and time are the key, so an edited or replaced file is hashed again.
+    key = hashlib.sha256(f"{Path(path).resolve()} {size} {mtime_ns}".encode()).hexdigest()
+    note = cache_dir() / "sha256" / key
+    try:
+        known = note.read_text(encoding="ascii").strip()
+        if len(known) == _HEX_DIGITS:
+            return known
+    except (OSError, UnicodeDecodeError):
+        pass  # no note yet, or an unreadable one: hash
+    found = sha256_of(Path(path))
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside = note.with_name(f"{key}.{os.getpid()}")
+        beside.write_text(found, encoding="ascii")
+        beside.replace(note)
+    except OSError:
+        pass  # a cache that cannot be written only costs time
+    return found
 
 
 def sha256_of(file: Path) -> str:

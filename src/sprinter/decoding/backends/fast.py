@@ -75,7 +75,7 @@ class FastModel:
         arch = architecture(source.checkpoint.config, str(source.checkpoint.path))
         head_ids = head_tokens(source.checkpoint)
         place = cache or cache_dir()
-        compiled = library(place) if weights in ("int4", "int8") and fits(arch) else None
+        compiled = library() if weights in ("int4", "int8") and fits(arch) else None
 
         def make() -> dict[str, Tensor]:
             head = source.read(_EMBED if arch.tied else "lm_head.weight")

@@ -67,6 +67,11 @@ class HFModel:
             model = _load_plain(checkpoint, dtype)
         return cls(model.eval().to(device), path.name, checkpoint.fingerprint, head_tokens)
 
+    @property
+    def module(self) -> Any:
+        """The transformers model, its head restricted to `head_tokens`: for training code that runs batches."""
+        return self._model
+
     def forward(self, tokens: Sequence[int], num_last: int) -> ModelOutput:
         check_request(self.info, tokens, num_last)
         keep = min(common_prefix(self._cached, list(tokens)), len(tokens) - num_last)

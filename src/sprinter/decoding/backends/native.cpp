@@ -113,89 +113,124 @@ inline __m256i quad(const int8_t* p) {
     return _mm256_set1_epi32(four);
 }
 
-// 8 outputs of `num` rows of x, 4-bit weights.
-template <int num>
-void block_int4(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
+// 8 * `blocks` outputs of `num` rows of x, 4-bit weights. A broadcast activation serves all blocks, unpacked weights
+// serve all rows: with one block alone the loads would be the bottleneck.
+template <int num, int blocks>
+void tile_int4(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
     const int64_t groups = w.columns / kGroup;
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    __m256 acc[num], shift[num];
-    for (int t = 0; t < num; t++) acc[t] = shift[t] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = block * groups + g;
-        const auto* packed = reinterpret_cast<const __m256i*>(w.codes + at * (kBlock * kGroup / 2));
-        __m256i q[8];
+    __m256 acc[num][blocks], shift[num][blocks];
+    for (int t = 0; t < num; t++)
+        for (int b = 0; b < blocks; b++) acc[t][b] = shift[t][b] = _mm256_setzero_ps();
+    const int8_t* a = x.codes.data() + row * w.columns;
+    for (int64_t g = 0; g < groups; g++, a += kGroup) {
+        // Eight sums of two products of at most 15 * 127 fit into 16 bits.
+        __m256i sum[num][blocks];
+        for (int t = 0; t < num; t++)
+            for (int b = 0; b < blocks; b++) sum[t][b] = _mm256_setzero_si256();
+#pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            const __m256i bytes = _mm256_loadu_si256(packed + j);
-            q[j] = _mm256_and_si256(bytes, low);
-            q[j + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-        }
-        const __m256 scale = halves(w.scales + at * kBlock), minimum = halves(w.minimums + at * kBlock);
-        for (int t = 0; t < num; t++) {
-            const int8_t* a = x.codes.data() + (row + t) * w.columns + g * kGroup;
-            // Eight sums of two products of at most 15 * 127 fit into 16 bits.
-            __m256i even = _mm256_maddubs_epi16(q[0], quad(a)), odd = _mm256_maddubs_epi16(q[1], quad(a + 4));
-            for (int j = 2; j < 8; j += 2) {
-                even = _mm256_add_epi16(even, _mm256_maddubs_epi16(q[j], quad(a + 4 * j)));
-                odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(q[j + 1], quad(a + 4 * j + 4)));
+            __m256i q[blocks], r[blocks];
+            for (int b = 0; b < blocks; b++) {
+                const uint8_t* packed = w.codes + ((block + b) * groups + g) * (kBlock * kGroup / 2) + 32 * j;
+                const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed));
+                q[b] = _mm256_and_si256(bytes, low);
+                r[b] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
             }
-            const __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(even, odd), ones));
-            const int64_t s = (row + t) * groups + g;
-            acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[s])), acc[t]);
-            shift[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sums[s]), shift[t]);
+            for (int t = 0; t < num; t++) {
+                const __m256i first = quad(a + t * w.columns + 4 * j), second = quad(a + t * w.columns + 4 * j + 16);
+                for (int b = 0; b < blocks; b++) {
+                    sum[t][b] = _mm256_add_epi16(sum[t][b], _mm256_maddubs_epi16(q[b], first));
+                    sum[t][b] = _mm256_add_epi16(sum[t][b], _mm256_maddubs_epi16(r[b], second));
+                }
+            }
+        }
+        for (int b = 0; b < blocks; b++) {
+            const int64_t at = ((block + b) * groups + g) * kBlock;
+            const __m256 scale = halves(w.scales + at), minimum = halves(w.minimums + at);
+            for (int t = 0; t < num; t++) {
+                const int64_t s = (row + t) * groups + g;
+                const __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[t][b], ones));
+                acc[t][b] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[s])), acc[t][b]);
+                shift[t][b] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sums[s]), shift[t][b]);
+            }
         }
     }
-    for (int t = 0; t < num; t++) _mm256_storeu_ps(out + t * kBlock, _mm256_add_ps(acc[t], shift[t]));
+    for (int t = 0; t < num; t++)
+        for (int b = 0; b < blocks; b++)
+            _mm256_storeu_ps(out + (t * blocks + b) * kBlock, _mm256_add_ps(acc[t][b], shift[t][b]));
 }
 
-// 8 outputs of `num` rows of x, 8-bit weights.
-template <int num>
-void block_int8(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
+// The same for 8-bit weights.
+template <int num, int blocks>
+void tile_int8(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
     const int64_t groups = w.columns / kGroup;
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256 acc[num];
-    for (int t = 0; t < num; t++) acc[t] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = block * groups + g;
-        const auto* codes = reinterpret_cast<const __m256i*>(w.codes + at * (kBlock * kGroup));
-        const __m256 scale = halves(w.scales + at * kBlock);
-        __m256i sum[num];
-        for (int t = 0; t < num; t++) sum[t] = _mm256_setzero_si256();
+    __m256 acc[num][blocks];
+    for (int t = 0; t < num; t++)
+        for (int b = 0; b < blocks; b++) acc[t][b] = _mm256_setzero_ps();
+    const int8_t* a = x.codes.data() + row * w.columns;
+    for (int64_t g = 0; g < groups; g++, a += kGroup) {
+        __m256i sum[num][blocks];
+        for (int t = 0; t < num; t++)
+            for (int b = 0; b < blocks; b++) sum[t][b] = _mm256_setzero_si256();
+#pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            const __m256i q = _mm256_loadu_si256(codes + j);
-            // maddubs takes one unsigned side: |weight|, its sign moved onto the activation.
-            const __m256i magnitude = _mm256_sign_epi8(q, q);
+            __m256i q[blocks], magnitude[blocks];
+            for (int b = 0; b < blocks; b++) {
+                const uint8_t* codes = w.codes + ((block + b) * groups + g) * (kBlock * kGroup) + 32 * j;
+                q[b] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+                // maddubs takes one unsigned side: |weight|, its sign moved onto the activation.
+                magnitude[b] = _mm256_abs_epi8(q[b]);
+            }
             for (int t = 0; t < num; t++) {
-                const __m256i a = quad(x.codes.data() + (row + t) * w.columns + g * kGroup + 4 * j);
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, q));
-                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(pairs, ones));
+                const __m256i four = quad(a + t * w.columns + 4 * j);
+                for (int b = 0; b < blocks; b++) {
+                    const __m256i pairs = _mm256_maddubs_epi16(magnitude[b], _mm256_sign_epi8(four, q[b]));
+                    sum[t][b] = _mm256_add_epi32(sum[t][b], _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
-        for (int t = 0; t < num; t++) {
-            const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[(row + t) * groups + g]));
-            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), factor, acc[t]);
+        for (int b = 0; b < blocks; b++) {
+            const __m256 scale = halves(w.scales + ((block + b) * groups + g) * kBlock);
+            for (int t = 0; t < num; t++) {
+                const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[(row + t) * groups + g]));
+                acc[t][b] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][b]), factor, acc[t][b]);
+            }
         }
     }
-    for (int t = 0; t < num; t++) _mm256_storeu_ps(out + t * kBlock, acc[t]);
+    for (int t = 0; t < num; t++)
+        for (int b = 0; b < blocks; b++) _mm256_storeu_ps(out + (t * blocks + b) * kBlock, acc[t][b]);
 }
 
-using BlockFn = void (*)(const Matrix&, int64_t, const Quantised&, int64_t, float*);
-const BlockFn kInt4[4] = {block_int4<1>, block_int4<2>, block_int4<3>, block_int4<4>};
-const BlockFn kInt8[4] = {block_int8<1>, block_int8<2>, block_int8<3>, block_int8<4>};
+constexpr int kRows = 4;    // rows of one tile
+constexpr int kBlocks = 2;  // blocks of one tile
+
+using TileFn = void (*)(const Matrix&, int64_t, const Quantised&, int64_t, float*);
+const TileFn kInt4[kBlocks][kRows] = {
+    {tile_int4<1, 1>, tile_int4<2, 1>, tile_int4<3, 1>, tile_int4<4, 1>},
+    {tile_int4<1, 2>, tile_int4<2, 2>, tile_int4<3, 2>, tile_int4<4, 2>},
+};
+const TileFn kInt8[kBlocks][kRows] = {
+    {tile_int8<1, 1>, tile_int8<2, 1>, tile_int8<3, 1>, tile_int8<4, 1>},
+    {tile_int8<1, 2>, tile_int8<2, 2>, tile_int8<3, 2>, tile_int8<4, 2>},
+};
 
 // This thread's share of y (+)= x W^T + b for `rows` rows; y has `stride` floats per row.
 void multiply(const Matrix& w, const Quantised& x, int64_t rows, float* y, int64_t stride, bool add) {
     int64_t first, last;
     share((w.rows + kBlock - 1) / kBlock, &first, &last);
-    float out[4 * kBlock];
-    for (int64_t block = first; block < last; block++) {
-        const int64_t begin = block * kBlock, width = std::min<int64_t>(kBlock, w.rows - begin);
-        for (int64_t row = 0; row < rows; row += 4) {
-            const int num = static_cast<int>(std::min<int64_t>(4, rows - row));
-            (w.minimums ? kInt4 : kInt8)[num - 1](w, block, x, row, out);
+    float out[kRows * kBlocks * kBlock];
+    for (int64_t block = first; block < last; block += kBlocks) {
+        const int blocks = static_cast<int>(std::min<int64_t>(kBlocks, last - block));
+        const int64_t begin = block * kBlock, width = std::min<int64_t>(blocks * kBlock, w.rows - begin);
+        for (int64_t row = 0; row < rows; row += kRows) {
+            const int num = static_cast<int>(std::min<int64_t>(kRows, rows - row));
+            (w.minimums ? kInt4 : kInt8)[blocks - 1][num - 1](w, block, x, row, out);
             for (int t = 0; t < num; t++) {
                 float* to = y + (row + t) * stride + begin;
                 for (int64_t i = 0; i < width; i++) {
-                    const float value = out[t * kBlock + i] + (w.bias ? w.bias[begin + i] : 0.0f);
+                    const float value = out[t * blocks * kBlock + i] + (w.bias ? w.bias[begin + i] : 0.0f);
                     to[i] = add ? to[i] + value : value;
                 }
             }
@@ -358,6 +393,14 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
 }  // namespace
 
 extern "C" {
+
+// y = x W^T + b with x [rows, columns] in 8 bits per group; for tests.
+void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float* y, int num_threads) {
+    Quantised quantised(rows, matrix->columns);
+    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, matrix->columns, quantised);
+#pragma omp parallel num_threads(num_threads)
+    multiply(*matrix, quantised, rows, y, matrix->rows, false);
+}
 
 // Runs `rows` rows x [row, hidden] (overwritten) at positions start, start + 1, ...; writes the last `num_last` rows
 // of hidden states [num_last, hidden] and logits [num_last, head rows].

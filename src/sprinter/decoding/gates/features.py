@@ -34,18 +34,23 @@ def vector(names: Sequence[str], draft: Draft) -> FloatArray:
     """
     proposal = draft.proposals[-1]
     numbers = scalars(draft) if any(n in SCALARS for n in names) else None
+    return assemble(names, proposal.hidden, proposal.embedding, numbers)
+
+
+def assemble(
+    names: Sequence[str], hidden: FloatArray | None, embedding: FloatArray | None, numbers: FloatArray | None
+) -> FloatArray:
+    """The parts of one or of many tokens in the order of `names`, float32 [..., inputs].
+
+    `hidden` and `embedding` [..., hidden], `numbers` [..., len(SCALARS)]; a part no name asks for may be None.
+    """
     parts: list[FloatArray] = []
     for name in names:
-        if name == "hidden":
-            assert proposal.hidden is not None, "build.py compares capabilities before any model runs"
-            parts.append(proposal.hidden)
-        elif name == "embedding":
-            assert proposal.embedding is not None, "build.py compares capabilities before any model runs"
-            parts.append(proposal.embedding)
-        else:
-            assert numbers is not None
-            parts.append(numbers[SCALARS.index(name) : SCALARS.index(name) + 1])
-    return np.concatenate(parts, dtype=np.float32)
+        part = {"hidden": hidden, "embedding": embedding}.get(name, numbers)
+        assert part is not None, "build.py compares capabilities before any model runs"
+        place = SCALARS.index(name) if name in SCALARS else None
+        parts.append(part if place is None else part[..., place : place + 1])
+    return np.concatenate(parts, axis=-1, dtype=np.float32)
 
 
 def scalars(draft: Draft) -> FloatArray:

@@ -82,6 +82,16 @@ class Verifier:
             score = float(np.interp(score, self._knots, self._values))
         return score
 
+    def score_batch(self, inputs: FloatArray) -> FloatArray:
+        """The scores [rows] of many feature vectors [rows, inputs]."""
+        for weight, bias in self._layers:
+            inputs = np.maximum(inputs @ weight.T + bias, 0)
+        logits = np.clip(inputs @ self._last_weight + self._last_bias, -700, 700).astype(float)
+        scores = 1 / (1 + np.exp(-logits))
+        if self._knots is not None and self._values is not None:
+            scores = np.interp(scores, self._knots, self._values)
+        return np.asarray(scores)
+
 
 def load_verifier(path: Path, output: str = "accept") -> Verifier:
     """Read a verifier folder. Raises BackendError when it is missing, damaged or malformed."""
@@ -105,6 +115,8 @@ def load_verifier(path: Path, output: str = "accept") -> Verifier:
         raise BackendError(f"{path / WEIGHTS_FILE} does not fit {RECORD_FILE} ({error}): train it anew") from None
     if layers[-1][0].shape[0] != len(record.outputs):
         raise BackendError(f"{path} has {layers[-1][0].shape[0]} outputs, its record names {len(record.outputs)}")
+    if output == "accept" and "accept" not in record.outputs and "accept_hard" in record.outputs:
+        output = "accept_hard"  # the paper's verifier: it predicts acceptance too, by a harder label
     return Verifier([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], record, output)
 
 
