@@ -3,13 +3,8 @@
     python benchmarks/dependence.py
 
 Prints a Markdown table of target calls and loss per token: closed form against a simulation in which each (a, f)
-<<<<<<< HEAD
-row repeats the one before with chance `stay`. Every single row keeps its law, so the gap is dependence alone. The
-law is the planner's binormal verifier with alpha 0.7 and AUC 0.85. Takes about 10 seconds.
-=======
 row repeats the one before with chance `stay`. Every single row keeps its law, so the gap is dependence alone. The law
 is the planner's binormal verifier with alpha 0.7 and AUC 0.85. Takes about 10 seconds.
->>>>>>> main
 """
 
 from __future__ import annotations

@@ -97,16 +97,11 @@ def time_pair(
 ) -> Costs:
     """Median seconds of a draft step, a score, and a target call at each width with all that the engine does in it.
 
-    <<<<<<< HEAD
-        A call counts the forward pass over `width` tokens that are not in the cache, the laws and tests of the vouched
-        rule, and the audit; a draft step counts the draw. Each width is called once before it is timed, to warm up.
-    =======
-        A call counts the forward pass over `width` tokens not in the cache, the laws and tests of the vouched rule,
-        and the audit; a draft step counts the draw. Each width is called once before it is timed, to warm up.
-    >>>>>>> main
+    A call counts the forward pass over `width` tokens not in the cache, the laws and tests of the vouched rule,
+    and the audit; a draft step counts the draw. Each width is called once before it is timed, to warm up.
     """
     if not prompt or repeats < 1 or min(widths) < 1 or max(widths) < 3:
-        raise ConfigError("timing needs a prompt, a repeat, and widths of at least 1, one of them 3 or more")
+        raise ConfigError("timing needs a prompt, at least one repeat, and widths of at least 1, one of them 3 or more")
     draft, tokens = Draft(), list(prompt)
     draft_s: list[float] = []
     score_s: list[float] = []
