@@ -1,4 +1,4 @@
-"""Intervals over prompts: what two methods did on the same prompt is resampled together."""
+"""Intervals by bootstrap over prompts (Efron & Tibshirani 1993): what two methods did on one is resampled together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interval:
 
 
 def paired_mean(values: Array, rng: np.random.Generator, level: float = 0.95) -> Interval:
-    """The mean of one number per prompt, [prompts]; give differences to compare two methods. Efron & Tibshirani 1993."""
+    """The mean of one number per prompt, [prompts]; give differences to compare two methods."""
     return paired_ratio(values, np.ones(len(values)), rng, level)
 
 
@@ -66,7 +66,7 @@ def _resampled(top: Array, bottom: Array, rng: np.random.Generator) -> Array:
 
 
 def non_inferiority(differences: Array, margin: float, rng: np.random.Generator) -> tuple[Verdict, Interval]:
-    """Whether a method is worse than the baseline by less than `margin`, from method - baseline, [prompts], more is better.
+    """Whether a method loses less than `margin` to the baseline, from method - baseline, [prompts], more is better.
 
     non-inferior: the 95% interval lies above -margin; inferior: it lies below -margin; else undecided.
     """

@@ -16,7 +16,9 @@ from sprinter.evaluation.methods import Account, Bench, Emit, Maker, Spec, Task,
 from sprinter.records import Counters
 from sprinter.sampling import Sampling
 
-SUBSET_NOTE: Final = "its draft is the same one with the same partial output layer: logits of the ids it leaves out are the lowest number"
+SUBSET_NOTE: Final = (
+    "its draft is the same one with the same partial output layer: ids it leaves out have the lowest logit"
+)
 
 
 class HFGenerate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -252,10 +251,3 @@ def _side_by_side(first: Sequence[Record], second: Sequence[Record], rng: np.ran
         "same_output": sum(a["ids"] == b["ids"] for a, b in zip(first, second, strict=True)) / len(first),
         "changes": changes,
     }
-
-
-def read_opinions_of(folder: Path) -> list[Opinion]:
-    """The judge's transcript of a comparison's folder; empty without a judge."""
-    from sprinter.evaluation.judge import read_opinions  # noqa: PLC0415 - named like its file
-
-    return read_opinions(folder / "judge.jsonl")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sprinter.evaluation.journal import Results
 
 Cell = Callable[[Mapping[str, Any]], str]
-NOTHING: Final = "–"
+NOTHING: Final = "-"
 
 
 def number(value: float | None, digits: int = 2, unit: str = "") -> str:

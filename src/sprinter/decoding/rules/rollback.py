@@ -1,4 +1,4 @@
-"""Big Little Decoder's correction: keep what the target finds likely enough, else go back to the first that it does not."""
+"""Big Little Decoder's correction: keep drafted tokens the target finds likely enough."""
 
 from __future__ import annotations
 
