@@ -25,6 +25,7 @@ from sprinter.decoding.backends.checkpoint import (
     require_target,
 )
 from sprinter.decoding.backends.fast_config import Architecture, architecture
+from sprinter.decoding.backends.fast_cuda import CudaRunner
 from sprinter.decoding.backends.fast_runner import TorchRunner
 from sprinter.decoding.backends.fast_weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
 from sprinter.decoding.backends.native import NativeRunner, fits, library
@@ -92,8 +93,10 @@ class FastModel:
             runner: Runner
             if compiled is not None:
                 runner = NativeRunner(compiled, arch, tensors, embed, width)
+            elif device == "cpu":
+                runner = TorchRunner(arch, tensors, embed)
             else:
-                runner = TorchRunner(arch, tensors, embed, device)
+                runner = CudaRunner(arch, tensors, embed, device)
         return cls(_describe(source, arch, tensors, weights, device, width), runner, embed, head_ids)
 
     @property
