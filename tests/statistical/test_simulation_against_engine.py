@@ -64,7 +64,7 @@ class Watched:
         return verdict
 
 
-def run_engine(gate, rule, num_runs=50, rounds_per_run=30):
+def run_engine(gate, rule, num_runs=60, rounds_per_run=15):
     """[num_rounds, 4] and the audited losses; short runs, as the toy's work grows with the length of its context."""
     dice = Dice(np.random.default_rng(9))
     rounds: list[tuple[float, ...]] = []
