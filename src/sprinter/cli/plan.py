@@ -49,7 +49,7 @@ def plan(
         help="Plan with no models: c=..,alpha=..,auc=.. (draft step in target forwards, acceptance, verifier's AUC), "
         "and if wanted verifier=.. (its cost) and growth=.. (of a target forward by each further token).",
     ),
-    costs: str | None = typer.Option(None, "--costs", help="With --data: c=..[,verifier=..,growth=..]; no timing."),
+    costs: str | None = typer.Option(None, "--costs", help=r"With --data: c=..\[,verifier=..,growth=..]; no timing."),
     data: Path | None = typer.Option(
         None, "--data", help="Labelled rows (JSON lines: prompt, accept, score) or a folder of sprinter collect."
     ),
