@@ -37,8 +37,13 @@ class Stream:
         self._threshold = gate.threshold if isinstance(gate, ThresholdGate) else None
         self._tokens: list[Token] = []
         self._generation: Generation | None = None
+        # One iterator for the stream's whole life: a second loop goes on where the first stopped, inside a round too.
+        self._iterator = self._written()
 
     def __iter__(self) -> Iterator[Token]:
+        return self._iterator
+
+    def _written(self) -> Iterator[Token]:
         started = perf_counter()
         first: float | None = None
         for token in self._text.tokens(self._run):

@@ -67,16 +67,18 @@ class Pair:
         return load_tokenizer(self.target_path)
 
     def limits(self, with_draft: bool) -> Limits:
-        """What bounds a sequence of this pair; ConfigError if a model knows fewer ids than the tokenizer."""
+        """What bounds a sequence of this pair; ConfigError if the draft knows fewer ids than the target can write."""
+        # Ids beyond the tokenizer's are padding of the head: they have no text, and no method may write one.
+        writable = min(self.target.info.vocab_size, self.tokenizer.vocab_size)
         models = [self.target, self.draft] if with_draft else [self.target]
         for model in models:
-            if model.info.vocab_size < self.tokenizer.vocab_size:
+            if model.info.vocab_size < writable:
                 raise ConfigError(
-                    f"{model.info.name} knows {model.info.vocab_size} ids, its tokenizer has "
-                    f"{self.tokenizer.vocab_size}: the model and the tokenizer do not belong together"
+                    f"the draft {model.info.name} knows {model.info.vocab_size} ids, but the target writes {writable}: "
+                    "use a draft of the target's own family"
                 )
         return Limits(
-            vocab_size=min(m.info.vocab_size for m in models),
+            vocab_size=writable,
             context_length=min(m.info.context_length for m in models),
             eos_ids=self.tokenizer.eos_ids,
         )
@@ -214,7 +216,7 @@ def _fetch(hub_id: str, part: str) -> Path:
             snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
         )
     except Exception as error:  # the hub client raises many kinds, all meaning that the model cannot be had
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise BackendError(f"no {part} model {hub_id}: not a folder here, and the hub says: {reason}") from None
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds_by_enumeration import enumerate_round
 
 from sprinter.errors import ConfigError, DataError
 from sprinter.theory import closed_forms
@@ -22,6 +21,7 @@ from sprinter.theory.closed_forms import (
     target_round,
 )
 from sprinter.theory.token_law import Split, TokenLaw, auc_of, binormal_law
+from tests.support.rounds import enumerate_round
 
 # Scores are powers of 1/2, so that with h a power of 1/2 every product lies on the recursion's cells.
 ROWS = [(0.4, 0.95, 1.0), (0.25, 0.7, 0.5), (0.2, 0.4, 0.25), (0.15, 0.1, 0.125)]
