@@ -30,7 +30,7 @@ def settings_of(certificate: Certificate, models: dict[str, str]) -> Config:
     sampling = {name: own.sampling[name] for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
     ahead = {"lookahead": own.lookahead} if own.method == "lookahead" else {}
     flags = {"method": own.method, "preset": own.preset, "scorer": own.scorer, "max_draft": own.max_draft, **ahead}
-    computed = {"backend": own.target_backend, "weights": own.target_weights}
+    computed = {"backend": own.target_backend.removesuffix("-compiled"), "weights": own.target_weights}
     written = {"max_new_tokens": certificate.max_new_tokens, "audit": "close"}
     return make_config(None, {**models, **computed, **flags, **sampling, **written})
 

@@ -21,17 +21,16 @@ from sprinter.api import Sprinter
 from sprinter.build import Pair
 from sprinter.cli.frontier import _gates, _results
 from sprinter.config import ModelConfig
-from sprinter.decoding.backends.hf import HFModel
 from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
 from sprinter.evaluation.gates_plot import plot_gates
 from sprinter.provenance import stamp
 from sprinter.sampling import Sampling
-from sprinter.training.batched import BatchModel
-from sprinter.training.collect import CollectSettings, CollectSource, _store, collect
+from sprinter.training.collect import CollectSettings, CollectSource, collect, text_seed
 from sprinter.training.fit import PRESETS, fit
 from sprinter.training.prompts import Prompt, read_prompts
 from sprinter.training.rows import load_rows
 from sprinter.training.save import save_verifier
+from sprinter.training.texts import TextSettings, TextStore
 
 TRANSFORMS = {"greedy": Sampling(0.0), "warm": Sampling(0.7, top_p=0.9), "free": Sampling(1.0)}
 TOKENS = 48
@@ -63,7 +62,7 @@ class Part:
 
 def parts(only: list[str]) -> list[Part]:
     """Training and test collections, of the chosen sampling transforms."""
-    sizes = (("train", (6,), (144, 64, 64)), ("test", (8, 9), (80, 64, 64)))
+    sizes = (("train", (6,), (144, 48, 48)), ("test", (8, 9), (64, 48, 48)))
     made = [
         Part(use, sampling, buckets, n)
         for use, buckets, counts in sizes
@@ -97,13 +96,12 @@ def progress(what: str) -> Callable[[int, int], None]:
 
 def write_texts(files: list[Path], work: Path, only: list[str]) -> None:
     """The target's continuations of every part's prompts."""
-    pair = Pair(ModelConfig(backend="hf"))
-    assert isinstance(pair.target, HFModel)
-    target = BatchModel(pair.target)
+    pair = Pair(ModelConfig())
     limits = pair.limits(with_draft=False)
-    source = CollectSource(target, target, pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
     for part in parts(only):
-        store = _store(source, work / "texts" / part.name, part.settings)
+        sampling, seed = part.settings.transforms[0], text_seed(part.settings)
+        how = TextSettings(sampling, TOKENS, seed, limits.vocab_size, limits.eos_ids)
+        store = TextStore(work / "texts" / part.name, pair.target, how)
         ids = {p.id: pair.tokenizer.encode(p.text) for p in prompts_of(part, files)}
         ordered = sorted(ids, key=lambda i: (len(ids[i]), i))
         show = progress(f"texts {part.name}")

@@ -25,7 +25,6 @@ from sprinter.provenance import stamp
 from sprinter.training import corpus, splits
 from sprinter.zoo import default_pair
 
-
 BLOCK = 8  # tokens per pass, as in a verification; more would take torch's int4 around its narrow kernel
 
 

@@ -85,7 +85,11 @@ def collect(
     groups = [ordered[i : i + settings.batch] for i in range(0, len(ordered), settings.batch)]
     _open_index(source, groups, out, settings, verifier)
     route = _route(source, settings, verifier)
-    store = _store(source, texts or out / "texts", settings) if settings.policy == "exact" else None
+    store: TextStore | None = None
+    if settings.policy == "exact":
+        first, seed = settings.transforms[0], text_seed(settings)
+        how = TextSettings(first, settings.tokens, seed, source.vocab_size, source.eos_ids)
+        store = TextStore(texts or out / "texts", source.target, how)
     done = 0
     for number, group in enumerate(groups):
         file = out / shard_name(number)
@@ -112,11 +116,9 @@ def _walks(
     return follow_texts(source.draft, source.target, prompts, store.texts(prompt_ids, prompts), route, dice)
 
 
-def _store(source: CollectSource, folder: Path, settings: CollectSettings) -> TextStore:
-    # Another stream of chance than the draft's draws, or drafted and written tokens would be tied together.
-    seed = settings.seed + 1_000_003
-    how = TextSettings(settings.transforms[0], settings.tokens, seed, source.vocab_size, source.eos_ids)
-    return TextStore(folder, source.target, how)
+def text_seed(settings: CollectSettings) -> int:
+    """Seed of the target's writing: another stream of chance than the draft's draws, or the two would be tied."""
+    return settings.seed + 1_000_003
 
 
 def _route(source: CollectSource, settings: CollectSettings, verifier: Verifier | None) -> Route:

@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sprinter.errors import DataError
+from sprinter.decoding.backends.base import LanguageModel
+from sprinter.errors import CapabilityError, DataError
 from sprinter.records import FloatArray
 from sprinter.sampling import Dice, Sampling
 from sprinter.training.batched import BatchModel
@@ -53,8 +54,11 @@ class Text:
 class TextStore:
     """A folder of continuations, one file per prompt, each written beside and then renamed."""
 
-    def __init__(self, folder: Path, target: BatchModel, settings: TextSettings) -> None:
-        """Raises DataError when the folder holds texts of another target or other settings."""
+    def __init__(self, folder: Path, target: BatchModel | LanguageModel, settings: TextSettings) -> None:
+        """`target`: a BatchModel writes side by side, any other backend one text after the other.
+
+        Raises DataError when the folder holds texts of another target or other settings.
+        """
         self._folder = folder
         self._target = target
         self._settings = settings
@@ -78,7 +82,8 @@ class TextStore:
         files = [self._folder / f"{self._key(i, p)}.safetensors" for i, p in zip(prompt_ids, prompts, strict=True)]
         missing = [n for n, file in enumerate(files) if not file.is_file()]
         if missing:
-            written = self._write([prompt_ids[n] for n in missing], [prompts[n] for n in missing])
+            write = self._side_by_side if isinstance(self._target, BatchModel) else self._one_by_one
+            written = write([prompt_ids[n] for n in missing], [prompts[n] for n in missing])
             for n, text in zip(missing, written, strict=True):
                 _save(files[n], text)
         return [_load(file) for file in files]
@@ -87,8 +92,24 @@ class TextStore:
         # The same prompt cut by another tokenizer is another text.
         return f"{prompt_id}-{hashlib.sha256(str(list(prompt)).encode()).hexdigest()[:8]}"
 
-    def _write(self, prompt_ids: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[Text]:
+    def _one_by_one(self, prompt_ids: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[Text]:
+        settings, target = self._settings, self._target
+        assert not isinstance(target, BatchModel)
+        written = []
+        for prompt_id, prompt in zip(prompt_ids, prompts, strict=True):
+            dice, tokens, states = dice_for(settings.seed, prompt_id), list(prompt), []
+            while len(states) < settings.num_tokens and not (states and tokens[-1] in settings.eos_ids):
+                output = target.forward(tokens, 1)
+                if output.hidden is None:
+                    raise CapabilityError(f"the {target.info.backend} backend gives no hidden states: use another")
+                states.append(output.hidden[0])
+                tokens.append(dice.draw(settings.sampling.law(output.logits[0, : settings.vocab_size], tokens)))
+            written.append(Text(tokens[len(prompt) :], np.stack(states)))
+        return written
+
+    def _side_by_side(self, prompt_ids: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[Text]:
         settings = self._settings
+        assert isinstance(self._target, BatchModel)
         dice = [dice_for(settings.seed, i) for i in prompt_ids]
         texts: list[list[int]] = [[] for _ in prompts]
         states: list[FloatArray] = []
