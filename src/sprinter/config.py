@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -43,6 +44,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _choice("backend", self.backend, get_args(Backend))
         _choice("weights", self.weights, ("auto", "float64", "float32", "float16", "bfloat16", "int8", "int4"))
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}, but must be cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class DecodingConfig:
     threshold: float | None = setting(None, "Vouch for a token whose score reaches this; default: the verifier's own.")
     lookahead: float | None = setting(None, "Draft past doubtful tokens while the chance all survive exceeds this.")
     max_draft: int | None = setting(None, "Most tokens drafted before the target is called (default 20; 0: no limit).")
+    budget: float | None = setting(None, "Vouch while the predicted risk stays within this many tokens per 100.")
     draft_length: int | None = setting(None, "Tokens per round of the exact method (default 4).")
 
     def __post_init__(self) -> None:
@@ -71,6 +75,10 @@ class DecodingConfig:
             raise ConfigError(f"max_draft is {self.max_draft}, but must be 0 (no limit) or more")
         if self.draft_length is not None and self.draft_length < 1:
             raise ConfigError(f"draft_length is {self.draft_length}, but must be at least 1")
+        if self.budget is not None and not 0 <= self.budget <= 100:
+            raise ConfigError(f"budget is {self.budget}, but must be between 0 (test all) and 100 (vouch for all)")
+        if self.budget is not None and (self.threshold is not None or self.preset == "paper"):
+            raise ConfigError("a budget takes the threshold's place: give one of them, and not preset 'paper'")
         self._refuse_idle_settings()
 
     def _refuse_idle_settings(self) -> None:
@@ -79,6 +87,7 @@ class DecodingConfig:
             "draft_length": ("exact",),
             "lookahead": ("lookahead", "lossless"),
             "threshold": ("sprinter", "lookahead"),
+            "budget": ("sprinter",),
             "max_draft": ("sprinter", "lookahead", "lossless"),
         }
         for name, methods in users.items():

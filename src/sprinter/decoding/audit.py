@@ -44,7 +44,7 @@ class Audit:
             row = logits[place]
             floor = typical_floor(row)
             self.atypical.append(bool(row[token] <= floor))
-            self.own_atypical.append(_mass_below(laws[place], row, floor))
+            self.own_atypical.append(mass_below(laws[place], row, floor))
 
     def report(self, num_tokens: int) -> AuditReport:
         """The account of a generation of `num_tokens` tokens."""
@@ -80,7 +80,7 @@ def typical_floor(logits: FloatArray) -> float:
     return float(peak) + log_total + min(float(np.log(TYPICAL_EPSILON)), float(np.log(TYPICAL_DELTA)) - entropy)
 
 
-def _mass_below(law: Law, logits: FloatArray, floor: float) -> float:
+def mass_below(law: Law, logits: FloatArray, floor: float) -> float:
     """Mass `law` gives to tokens whose logit is at most `floor`."""
     own = logits[: len(law.probs)] if law.ids is None else logits[law.ids]
     return float(law.probs @ (own <= floor).astype(law.probs.dtype))

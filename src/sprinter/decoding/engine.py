@@ -9,7 +9,7 @@ from time import perf_counter
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
 from sprinter.decoding.drafters.base import Drafter
-from sprinter.decoding.gates.base import Gate
+from sprinter.decoding.gates.base import Gate, PerSequence
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
 from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, Verdict
@@ -53,12 +53,19 @@ class Engine:
             raise ConfigError("the prompt has no tokens: decoding needs at least one to start from")
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+        if max(prompt) >= self.limits.vocab_size:
+            raise ConfigError(
+                f"the prompt has token {max(prompt)}, but the model knows only ids below {self.limits.vocab_size}: "
+                "the model and its tokenizer do not belong together"
+            )
         window = self.limits.context_length
         if len(prompt) >= window:
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens, but the models read at most {window} and need room for "
                 "one more: shorten the prompt"
             )
+        if isinstance(self.gate, PerSequence):
+            self.gate.begin()
         return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
 
 

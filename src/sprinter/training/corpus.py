@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 from sprinter.errors import BackendError, DataError
 from sprinter.training import splits
+from sprinter.training.prompts import json_lines
 from sprinter.training.teacher import OutputLaw, Trace, read_text, write_text
 
 CUT = 8  # plain prompts are cut to a multiple of this many tokens, so that many have equal length
@@ -40,24 +40,14 @@ class Job:
 
 def read_entries(files: Sequence[Path]) -> list[Entry]:
     """All lines of JSON-lines files; DataError names file and line number of the first bad one."""
-    entries = []
-    for file in files:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {file}: {error}") from error
-        entries += [_entry(line, f"{file} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    entries = [_entry(row, place) for file in files for place, row in json_lines(file)]
     if not entries:
         raise DataError(f"no texts in {', '.join(map(str, files)) or 'an empty list of files'}")
     return entries
 
 
-def _entry(line: str, place: str) -> Entry:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place} is not JSON ({error.msg}): write one object with a 'text' per line") from error
-    text = row.get("text") if isinstance(row, dict) else None
+def _entry(row: Mapping[str, Any], place: str) -> Entry:
+    text = row.get("text")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{place} has no 'text': write one object with a non-empty 'text' per line")
     # Without a title the text names itself, so that splits by entry still hold.

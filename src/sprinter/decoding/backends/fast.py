@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -97,7 +98,11 @@ class FastModel:
                 runner = TorchRunner(arch, tensors, embed)
             else:
                 runner = CudaRunner(arch, tensors, embed, device)
-        return cls(_describe(source, arch, tensors, weights, device, width), runner, embed, head_ids)
+        info = _describe(source, arch, tensors, weights, device, width)
+        if compiled is not None:
+            # The compiled pass rounds activations to 8 bits: another arithmetic, so a certificate must tell them apart.
+            info = replace(info, backend="fast-compiled")
+        return cls(info, runner, embed, head_ids)
 
     @property
     def compiled(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sprinter.decoding.backends.base import Capabilities
 from sprinter.records import Draft
@@ -23,6 +23,14 @@ class Gate(Protocol):
 
     def keep_drafting(self, draft: Draft) -> bool:
         """Whether to draft another token before the target is called."""
+
+
+@runtime_checkable
+class PerSequence(Protocol):
+    """What a gate adds that remembers more than the present draft."""
+
+    def begin(self) -> None:
+        """Forget the sequence before; the engine calls it at the start of each."""
 
 
 class Scorer(Protocol):
