@@ -21,10 +21,12 @@ from sprinter.api import Sprinter
 from sprinter.build import Pair
 from sprinter.cli.frontier import _gates, _results
 from sprinter.config import ModelConfig
+from sprinter.decoding.backends.hf import HFModel
 from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
 from sprinter.evaluation.gates_plot import plot_gates
 from sprinter.provenance import stamp
 from sprinter.sampling import Sampling
+from sprinter.training.batched import BatchModel, OneByOne
 from sprinter.training.collect import CollectSettings, CollectSource, collect, text_seed
 from sprinter.training.fit import PRESETS, fit
 from sprinter.training.prompts import Prompt, read_prompts
@@ -32,12 +34,12 @@ from sprinter.training.rows import load_rows
 from sprinter.training.save import save_verifier
 from sprinter.training.texts import TextSettings, TextStore
 
-TRANSFORMS = {"greedy": Sampling(0.0), "warm": Sampling(0.7, top_p=0.9), "free": Sampling(1.0)}
+TRANSFORMS = {"greedy": Sampling(0.0), "free": Sampling(1.0), "warm": Sampling(0.7, top_p=0.9)}
 TOKENS = 48
 BATCH = 32
-ON_POLICY_PROMPTS = 16
+ON_POLICY_PROMPTS = 12
 COSTS = "c=0.1,verifier=0.002"
-LARGE = replace(PRESETS["default"], widths=(768, 256), dropout=0.5)
+LARGE = replace(PRESETS["default"], widths=(512,), dropout=0.5, epochs=12)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Part:
 
 def parts(only: list[str]) -> list[Part]:
     """Training and test collections, of the chosen sampling transforms."""
-    sizes = (("train", (6,), (144, 48, 48)), ("test", (8, 9), (64, 48, 48)))
+    sizes = (("train", (6,), (144, 32, 32)), ("test", (8, 9), (64, 32, 32)))
     made = [
         Part(use, sampling, buckets, n)
         for use, buckets, counts in sizes
@@ -111,10 +113,21 @@ def write_texts(files: list[Path], work: Path, only: list[str]) -> None:
             show(start + len(group), len(ordered))
 
 
+def sources(draft: str) -> CollectSource:
+    """The draft as decoding runs it, quantised; of the target only the output layer is needed, in float32."""
+    exact = Pair(ModelConfig(draft=draft, verifier="none", backend="hf"))
+    used = Pair(ModelConfig(draft=draft, verifier="none"))
+    assert isinstance(exact.target, HFModel)
+    limits = exact.limits(with_draft=False)
+    return CollectSource(
+        OneByOne(used.draft), BatchModel(exact.target), exact.tokenizer.encode, limits.vocab_size, limits.eos_ids
+    )
+
+
 def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str) -> None:
     """Collect on the kept texts, train three heads, and compare them on unseen prompts."""
     started = perf_counter()
-    source = CollectSource.of(Pair(ModelConfig(draft=draft, verifier="none", backend="hf")))
+    source = sources(draft)
     mark = source.draft.info.fingerprint[:8]
     rows_at: dict[str, list[Path]] = {"train": [], "test": []}
     for part in parts(only):
