@@ -64,7 +64,7 @@ class Part:
 
 def parts(only: list[str]) -> list[Part]:
     """Training and test collections, of the chosen sampling transforms."""
-    sizes = (("train", (6,), (144, 32, 32)), ("test", (8, 9), (64, 32, 32)))
+    sizes = (("train", (6,), (96, 32, 32)), ("test", (8, 9), (48, 32, 32)))
     made = [
         Part(use, sampling, buckets, n)
         for use, buckets, counts in sizes
@@ -124,7 +124,7 @@ def sources(draft: str) -> CollectSource:
     )
 
 
-def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str) -> None:
+def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str, more: bool) -> None:
     """Collect on the kept texts, train three heads, and compare them on unseen prompts."""
     started = perf_counter()
     source = sources(draft)
@@ -138,18 +138,18 @@ def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path
         rows_at[part.use].append(folder)
     rows = load_rows(rows_at["train"])
     made = {"recipe": "benchmarks/default_verifier.py", "collections": [f.name for f in rows_at["train"]]}
-    for settings, folder in (
-        (PRESETS["default"], out),
-        (PRESETS["paper"], work / f"paper-{mark}"),
-        (LARGE, work / f"large-{mark}"),
-    ):
-        save_verifier(folder, fit(rows, settings, progress(f"fit {folder.name}")), rows, made)
-    gates = _gates(str(out), work / f"paper-{mark}", work / f"large-{mark}")
+    heads = {"default": out, "paper": work / f"paper-{mark}"}
+    if more:
+        heads["large"] = work / f"large-{mark}"
+    for name, folder in heads.items():
+        settings = LARGE if name == "large" else PRESETS[name]
+        save_verifier(folder, fit(rows, settings, progress(f"fit {name}")), rows, made)
+    gates = _gates(str(out), heads["paper"], heads.get("large"))
     results = _results(rows_at["test"], gates, COSTS, 0)
     found = goals(results, "verifier accept", "verifier typical")
     report.parent.mkdir(parents=True, exist_ok=True)
     tables = [line for r in results for line in frontier_lines(r) + schedule_lines(r)]
-    audited = on_policy(files, out, only, draft)
+    audited = on_policy(files, out, only, draft) if more else []
     described = {
         "results": results,
         "goals": [vars(g) for g in found],
@@ -196,6 +196,8 @@ def on_policy(files: list[Path], verifier: Path, only: list[str], draft: str) ->
 
 
 def on_policy_lines(audited: list[dict[str, float | str]]) -> list[str]:
+    if not audited:
+        return []
     lines = [
         "Decoding by the shipped threshold, every token audited (closing call):",
         "",
@@ -221,6 +223,7 @@ def main() -> None:
     reader.add_argument("--work", type=Path, required=True, help="where texts, rows and the compared heads are kept")
     reader.add_argument("--out", type=Path, default=Path("src/sprinter/zoo/default/verifier"))
     reader.add_argument("--report", type=Path, default=Path("docs/verifier/frontier.json"))
+    reader.add_argument("--more", action="store_true", help="also a large head, and the audit of decoding itself")
     reader.add_argument("--draft", default="default")
     reader.add_argument("--only", choices=list(TRANSFORMS), action="append", help="these sampling transforms only")
     given = reader.parse_args()
@@ -228,7 +231,7 @@ def main() -> None:
     if given.stage == "texts":
         write_texts(given.data, given.work, only)
     else:
-        make(given.data, given.work, given.out, only, given.report, given.draft)
+        make(given.data, given.work, given.out, only, given.report, given.draft, given.more)
 
 
 if __name__ == "__main__":
