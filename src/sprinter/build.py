@@ -145,6 +145,8 @@ def _rule(config: DecodingConfig, sampling: Sampling) -> AcceptanceRule:
 
 def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> LanguageModel:
     """A model behind its backend. `target`: whose tensors a shared draft borrows."""
+    if config.device.startswith("cuda"):
+        _require_cuda(config.device)
     backend = choose_backend(path, config)
     weights = choose_weights(backend, config)
     if backend == "fast":
@@ -152,6 +154,13 @@ def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> L
     from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
     return HFModel.load(path, weights, config.device, target)
+
+
+def _require_cuda(device: str) -> None:
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        raise BackendError(f"device {device} was asked for, but this machine has no usable CUDA device: leave it out")
 
 
 def choose_backend(path: Path, config: ModelConfig) -> str:
@@ -199,6 +208,8 @@ def locate(name: str, part: str) -> Path:
     """
     if name == "default":
         return default_pair.default_target() if part == "target" else default_pair.default_draft()
+    if not name:
+        raise BackendError(f"the {part} has an empty name: give a folder, a .gguf file, a hub id or 'default'")
     path = Path(name).expanduser()
     if path.exists():
         return path

@@ -58,7 +58,7 @@ def short_rows(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     short_rows(),
     st.sampled_from(

@@ -319,7 +319,7 @@ def load_torch_draft(
     state = {name: draft.tensor(name).to(dtype) for name in draft.names if name != HEAD_TOKENS}
     state |= {name: target.tensor(name).to(dtype) for name in borrowed}
     try:
-        config = AutoConfig.from_pretrained(str(draft.path))
+        config = AutoConfig.from_pretrained(str(draft.path), trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -108,7 +108,9 @@ def _from_transformers(folder: Path, gguf_file: str | None = None) -> Tokenizer:
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow import, only for models without a tokenizer.json
 
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file, local_files_only=True)
+        loaded: Any = AutoTokenizer.from_pretrained(
+            str(folder), gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
+        )
         fast = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
