@@ -21,10 +21,12 @@ from sprinter.api import Sprinter
 from sprinter.build import Pair
 from sprinter.cli.frontier import _gates, _results
 from sprinter.config import ModelConfig
+from sprinter.decoding.backends.hf import HFModel
 from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
 from sprinter.evaluation.gates_plot import plot_gates
 from sprinter.provenance import stamp
 from sprinter.sampling import Sampling
+from sprinter.training.batched import BatchModel, OneByOne
 from sprinter.training.collect import CollectSettings, CollectSource, collect, text_seed
 from sprinter.training.fit import PRESETS, fit
 from sprinter.training.prompts import Prompt, read_prompts
@@ -32,12 +34,12 @@ from sprinter.training.rows import load_rows
 from sprinter.training.save import save_verifier
 from sprinter.training.texts import TextSettings, TextStore
 
-TRANSFORMS = {"greedy": Sampling(0.0), "warm": Sampling(0.7, top_p=0.9), "free": Sampling(1.0)}
+TRANSFORMS = {"greedy": Sampling(0.0), "free": Sampling(1.0), "warm": Sampling(0.7, top_p=0.9)}
 TOKENS = 48
 BATCH = 32
-ON_POLICY_PROMPTS = 16
+ON_POLICY_PROMPTS = 12
 COSTS = "c=0.1,verifier=0.002"
-LARGE = replace(PRESETS["default"], widths=(768, 256), dropout=0.5)
+LARGE = replace(PRESETS["default"], widths=(512,), dropout=0.5, epochs=12)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Part:
 
 def parts(only: list[str]) -> list[Part]:
     """Training and test collections, of the chosen sampling transforms."""
-    sizes = (("train", (6,), (144, 48, 48)), ("test", (8, 9), (64, 48, 48)))
+    sizes = (("train", (6,), (96, 32, 32)), ("test", (8, 9), (48, 32, 32)))
     made = [
         Part(use, sampling, buckets, n)
         for use, buckets, counts in sizes
@@ -111,10 +113,21 @@ def write_texts(files: list[Path], work: Path, only: list[str]) -> None:
             show(start + len(group), len(ordered))
 
 
-def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str) -> None:
+def sources(draft: str) -> CollectSource:
+    """The draft as decoding runs it, quantised; of the target only the output layer is needed, in float32."""
+    exact = Pair(ModelConfig(draft=draft, verifier="none", backend="hf"))
+    used = Pair(ModelConfig(draft=draft, verifier="none"))
+    assert isinstance(exact.target, HFModel)
+    limits = exact.limits(with_draft=False)
+    return CollectSource(
+        OneByOne(used.draft), BatchModel(exact.target), exact.tokenizer.encode, limits.vocab_size, limits.eos_ids
+    )
+
+
+def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str, more: bool) -> None:
     """Collect on the kept texts, train three heads, and compare them on unseen prompts."""
     started = perf_counter()
-    source = CollectSource.of(Pair(ModelConfig(draft=draft, verifier="none", backend="hf")))
+    source = sources(draft)
     mark = source.draft.info.fingerprint[:8]
     rows_at: dict[str, list[Path]] = {"train": [], "test": []}
     for part in parts(only):
@@ -125,18 +138,18 @@ def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path
         rows_at[part.use].append(folder)
     rows = load_rows(rows_at["train"])
     made = {"recipe": "benchmarks/default_verifier.py", "collections": [f.name for f in rows_at["train"]]}
-    for settings, folder in (
-        (PRESETS["default"], out),
-        (PRESETS["paper"], work / f"paper-{mark}"),
-        (LARGE, work / f"large-{mark}"),
-    ):
-        save_verifier(folder, fit(rows, settings, progress(f"fit {folder.name}")), rows, made)
-    gates = _gates(str(out), work / f"paper-{mark}", work / f"large-{mark}")
+    heads = {"default": out, "paper": work / f"paper-{mark}"}
+    if more:
+        heads["large"] = work / f"large-{mark}"
+    for name, folder in heads.items():
+        settings = LARGE if name == "large" else PRESETS[name]
+        save_verifier(folder, fit(rows, settings, progress(f"fit {name}")), rows, made)
+    gates = _gates(str(out), heads["paper"], heads.get("large"))
     results = _results(rows_at["test"], gates, COSTS, 0)
     found = goals(results, "verifier accept", "verifier typical")
     report.parent.mkdir(parents=True, exist_ok=True)
     tables = [line for r in results for line in frontier_lines(r) + schedule_lines(r)]
-    audited = on_policy(files, out, only, draft)
+    audited = on_policy(files, out, only, draft) if more else []
     described = {
         "results": results,
         "goals": [vars(g) for g in found],
@@ -183,6 +196,8 @@ def on_policy(files: list[Path], verifier: Path, only: list[str], draft: str) ->
 
 
 def on_policy_lines(audited: list[dict[str, float | str]]) -> list[str]:
+    if not audited:
+        return []
     lines = [
         "Decoding by the shipped threshold, every token audited (closing call):",
         "",
@@ -208,6 +223,7 @@ def main() -> None:
     reader.add_argument("--work", type=Path, required=True, help="where texts, rows and the compared heads are kept")
     reader.add_argument("--out", type=Path, default=Path("src/sprinter/zoo/default/verifier"))
     reader.add_argument("--report", type=Path, default=Path("docs/verifier/frontier.json"))
+    reader.add_argument("--more", action="store_true", help="also a large head, and the audit of decoding itself")
     reader.add_argument("--draft", default="default")
     reader.add_argument("--only", choices=list(TRANSFORMS), action="append", help="these sampling transforms only")
     given = reader.parse_args()
@@ -215,7 +231,7 @@ def main() -> None:
     if given.stage == "texts":
         write_texts(given.data, given.work, only)
     else:
-        make(given.data, given.work, given.out, only, given.report, given.draft)
+        make(given.data, given.work, given.out, only, given.report, given.draft, given.more)
 
 
 if __name__ == "__main__":

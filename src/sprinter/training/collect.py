@@ -16,7 +16,7 @@ from sprinter.decoding.gates.verifier import Verifier
 from sprinter.errors import CapabilityError, ConfigError, DataError
 from sprinter.provenance import stamp
 from sprinter.sampling import Sampling
-from sprinter.training.batched import BatchModel
+from sprinter.training.batched import Batch, BatchModel, OneByOne
 from sprinter.training.labels import LABELS
 from sprinter.training.prompts import Prompt
 from sprinter.training.rows import INDEX_FILE, ROWS_FORMAT, save_shard, shard_name
@@ -46,7 +46,7 @@ class CollectSettings:
 class CollectSource:
     """The models, as batches, with what bounds their texts."""
 
-    draft: BatchModel
+    draft: Batch
     target: BatchModel
     encode: Callable[[str], list[int]]
     vocab_size: int
@@ -54,12 +54,13 @@ class CollectSource:
 
     @classmethod
     def of(cls, pair: Pair) -> CollectSource:
-        """The models of a pair. CapabilityError if they do not run in the hf backend."""
+        """The models of a pair. CapabilityError if the target does not run in the hf backend."""
         draft, target = pair.draft, pair.target
-        if not isinstance(draft, HFModel) or not isinstance(target, HFModel):
+        if not isinstance(target, HFModel):
             raise CapabilityError("collecting runs batches, which only the hf backend does: give --backend hf")
         limits = pair.limits(with_draft=True)
-        return cls(BatchModel(draft), BatchModel(target), pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
+        drafts = BatchModel(draft) if isinstance(draft, HFModel) else OneByOne(draft)
+        return cls(drafts, BatchModel(target), pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
 
 
 def collect(

@@ -97,12 +97,13 @@ class TextStore:
         assert not isinstance(target, BatchModel)
         written = []
         for prompt_id, prompt in zip(prompt_ids, prompts, strict=True):
-            dice, tokens, states = dice_for(settings.seed, prompt_id), list(prompt), []
+            dice, tokens = dice_for(settings.seed, prompt_id), list(prompt)
+            states: list[FloatArray] = []
             while len(states) < settings.num_tokens and not (states and tokens[-1] in settings.eos_ids):
                 output = target.forward(tokens, 1)
                 if output.hidden is None:
                     raise CapabilityError(f"the {target.info.backend} backend gives no hidden states: use another")
-                states.append(output.hidden[0])
+                states.append(output.hidden[0].copy())
                 tokens.append(dice.draw(settings.sampling.law(output.logits[0, : settings.vocab_size], tokens)))
             written.append(Text(tokens[len(prompt) :], np.stack(states)))
         return written

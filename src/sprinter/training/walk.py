@@ -11,7 +11,7 @@ from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.gates.verifier import Verifier
 from sprinter.records import Draft, FloatArray, Law, Proposal
 from sprinter.sampling import Dice, Sampling, residual
-from sprinter.training.batched import BatchModel
+from sprinter.training.batched import Batch, BatchModel
 from sprinter.training.labels import Labels, TargetView, label
 from sprinter.training.texts import Text
 
@@ -62,7 +62,7 @@ class Walk:
         self._owes_bonus = False
         self._gate = None if route.verifier is None else ThresholdGate(route.verifier, route.threshold)
 
-    def draft_on(self, logits: FloatArray, hidden: FloatArray, model: BatchModel) -> Context:
+    def draft_on(self, logits: FloatArray, hidden: FloatArray, model: Batch) -> Context:
         """Draw a token under every transform at the present context; `logits` [width], `hidden` [hidden]."""
         ids = model.head_tokens
         if ids is None:
@@ -109,7 +109,7 @@ class Walk:
             self._draft = Draft()
         self.go_on(token)
 
-    def advance(self, logits: FloatArray, hidden: FloatArray, target_logits: FloatArray, model: BatchModel) -> None:
+    def advance(self, logits: FloatArray, hidden: FloatArray, target_logits: FloatArray, model: Batch) -> None:
         """One token further with both models' logits at the present context."""
         if self._owes_bonus:
             self._owes_bonus = False
@@ -156,7 +156,7 @@ class Walk:
 
 
 def walk_batch(
-    draft: BatchModel, target: BatchModel, prompts: Sequence[Sequence[int]], route: Route, dice: Sequence[Dice]
+    draft: Batch, target: Batch, prompts: Sequence[Sequence[int]], route: Route, dice: Sequence[Dice]
 ) -> list[Walk]:
     """Continue prompts (token ids) side by side; `dice` holds one generator per prompt, so batching changes nothing."""
     walks = [Walk(prompt, route, own) for prompt, own in zip(prompts, dice, strict=True)]
@@ -168,7 +168,7 @@ def walk_batch(
 
 
 def follow_texts(
-    draft: BatchModel,
+    draft: Batch,
     target: BatchModel,
     prompts: Sequence[Sequence[int]],
     texts: Sequence[Text],
@@ -193,7 +193,7 @@ def follow_texts(
     return walks
 
 
-def _walk_together(draft: BatchModel, target: BatchModel, walks: list[Walk], num_tokens: int) -> None:
+def _walk_together(draft: Batch, target: Batch, walks: list[Walk], num_tokens: int) -> None:
     prompts = [w.tokens for w in walks]
     logits, hidden = (part[:, 0] for part in draft.begin(prompts))  # [batch, width], [batch, hidden]
     target_logits = target.begin(prompts)[0][:, 0]  # [batch, vocab]
@@ -209,7 +209,7 @@ def _walk_together(draft: BatchModel, target: BatchModel, walks: list[Walk], num
         target_logits = target.step(newest)[0]
 
 
-def _walk_alone(draft: BatchModel, target: BatchModel, walks: list[Walk], num_tokens: int) -> None:
+def _walk_alone(draft: Batch, target: Batch, walks: list[Walk], num_tokens: int) -> None:
     """The draft writes all by itself, then ONE target pass reads everything."""
     logits, hidden = (part[:, 0] for part in draft.begin([w.tokens for w in walks]))
     for step in range(num_tokens):

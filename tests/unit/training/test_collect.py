@@ -24,10 +24,11 @@ from sprinter.decoding.backends.hf import HFModel
 from sprinter.decoding.gates.verifier import load_verifier
 from sprinter.errors import ConfigError, DataError
 from sprinter.sampling import Dice, Sampling, acceptance, log_softmax
-from sprinter.training.batched import BatchModel
+from sprinter.training.batched import BatchModel, OneByOne
 from sprinter.training.collect import CollectSettings, CollectSource, collect
 from sprinter.training.prompts import Prompt, read_prompts
 from sprinter.training.rows import Rows, load_rows
+from sprinter.training.texts import TextSettings, TextStore
 
 SETTINGS = CollectSettings(tokens=6, transforms=(Sampling(), Sampling(0.0), Sampling(0.7, top_p=0.9)), batch=8)
 
@@ -272,3 +273,30 @@ def test_the_sprinter_policy_visits_what_the_gate_leads_to(
             token, origin = written[rows.step[place]]
             assert (origin == "vouched") == (scores[place] >= 0.5)
             assert (token == rows.token[place]) == (origin in ("vouched", "tested"))
+
+
+def test_any_backend_can_stand_where_a_batch_is_expected(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    single = CollectSource(OneByOne(tiny_pair.draft), source.target, source.encode, source.vocab_size, source.eos_ids)
+    for policy in ("exact", "draft"):
+        settings = CollectSettings(policy, 4, (Sampling(0.0),), 4)  # type: ignore[arg-type]
+        tables = []
+        for name, one in (("batched", source), ("single", single)):
+            collect(one, prompts[:4], tmp_path / policy / name, settings)
+            tables.append(load_rows([tmp_path / policy / name]))
+        assert (tables[0].token == tables[1].token).all()
+        np.testing.assert_allclose(tables[0].labels, tables[1].labels, atol=1e-4)
+        np.testing.assert_allclose(tables[0].scalars, tables[1].scalars, atol=1e-3)
+
+
+def test_a_backend_writes_the_text_a_batch_writes(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    how = TextSettings(Sampling(0.0), 5, 0, source.vocab_size, source.eos_ids)
+    ids, encoded = [p.id for p in prompts[:3]], [tiny_pair.tokenizer.encode(p.text) for p in prompts[:3]]
+    side_by_side = TextStore(tmp_path / "a", source.target, how).texts(ids, encoded)
+    alone = TextStore(tmp_path / "b", tiny_pair.target, how).texts(ids, encoded)
+    for one, other in zip(side_by_side, alone, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.hidden, other.hidden, rtol=1e-4, atol=1e-4)
