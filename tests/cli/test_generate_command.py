@@ -95,7 +95,9 @@ def test_help_costs_less_than_a_second_of_computing() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
-@pytest.mark.parametrize("command", ["generate", "distill", "collect", "train", "frontier", "calibrate", "plan", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["generate", "distill", "collect", "train", "frontier", "calibrate", "plan", "doctor"]
+)
 def test_every_command_explains_itself(cli: Cli, command: str) -> None:
     shown = cli(command, "--help")
     assert shown.code == 0
@@ -119,7 +121,7 @@ def test_stdout_is_the_text_and_stderr_the_statistics(cli: Cli, pair: tuple[str,
 
 
 def test_the_program_itself_keeps_stdout_to_the_text(pair: tuple[str, ...]) -> None:
-    done = program("generate", *ASK, *pair, input="the land\n".encode())
+    done = program("generate", *ASK, *pair, input=b"the land\n")
     again = program("generate", "the land", *ASK, *pair)
     assert done.returncode == again.returncode == 0, done.stderr
     assert done.stdout == again.stdout
@@ -131,7 +133,7 @@ def test_json_has_the_promised_fields(cli: Cli, pair: tuple[str, ...]) -> None:
     shown = cli("generate", "in 🚀", "--json", "--method", "lookahead", "--scorer", "confidence", "-n", "12", *pair)
     made = json.loads(shown.out)
     assert shown.out.count("\n") == 1
-    promised = "prompt text method threshold num_tokens seconds tokens_per_s target_calls draft_steps tokens".split()
+    promised = ["prompt", "text", "method", "threshold", "num_tokens", "seconds", "tokens_per_s", "target_calls", "draft_steps", "tokens"]
     assert set(promised) <= set(made)
     assert (made["prompt"], made["method"], made["threshold"]) == ("in 🚀", "lookahead", 0.5)
     assert made["num_tokens"] == len(made["tokens"]) <= 12

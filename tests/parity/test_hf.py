@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.tiny import CONTEXT, FAMILIES, MERGES, VOCAB, build_model, save_model, save_tokenizer
 
 from sprinter import Sprinter
 from sprinter.decoding.backends.hf import HFModel
 from sprinter.errors import BackendError, ConfigError
+from tests.support.tiny import CONTEXT, FAMILIES, MERGES, VOCAB, build_model, save_model, save_tokenizer
 
 PROMPTS = ("the land and the thin band", "in the end", "Ünïcode 🚀 and\nnew lines")
 NEW_TOKENS = 24
@@ -186,6 +186,7 @@ def write_gguf(file: Path, folder: Path) -> Path:
     """The Llama model of `folder` as a float32 GGUF file."""
     import gguf
     from safetensors.numpy import load_file
+
     from tests.support.tiny import BOS, EOS, fast_tokenizer
 
     writer = gguf.GGUFWriter(str(file), "llama")
@@ -220,7 +221,8 @@ def write_gguf(file: Path, folder: Path) -> Path:
         "mlp.down_proj": "ffn_down",
     }
     top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    for name, value in load_file(folder / "model.safetensors").items():
+    for name, stored in load_file(folder / "model.safetensors").items():
+        value = stored
         if name.startswith("model.layers."):
             layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
             heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(part)

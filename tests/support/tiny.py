@@ -1,4 +1,4 @@
-"""Tiny random-weight models of real architectures with a byte-level tokenizer, saved as folders: nothing to download."""
+"""Tiny random-weight models of real architectures with a byte-level tokenizer, saved as folders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPTConfig", {**_OPT, "word_embed_proj_dim": WIDTH}),
     "opt_projected": ("OPTConfig", {**_OPT, "word_embed_proj_dim": 16}),
     "llama": ("LlamaConfig", _LLAMA_LIKE),
-    "qwen2": ("Qwen2Config", {**_LLAMA_LIKE, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
+    "qwen2": (
+        "Qwen2Config",
+        {**_LLAMA_LIKE, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
     "qwen3": (
         "Qwen3Config",
         {**_LLAMA_LIKE, "head_dim": 8, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},

@@ -73,7 +73,10 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stop: tuple[str, 
     assert whole.stopped
 
 
-@given(text=TEXTS.filter(lambda t: not t.endswith("�")), stop=st.lists(st.text("the\n🚀é", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    text=TEXTS.filter(lambda t: not t.endswith("�")),
+    stop=st.lists(st.text("the\n🚀é", min_size=1, max_size=4), min_size=1, max_size=3),
+)
 def test_stop_strings_cut_as_a_search_of_the_whole_text_would(text: str, stop: list[str]) -> None:
     whole = TextStream(TOKENIZER, PROMPT, stop)
     shown = "".join(t.text for t in whole.tokens(Emitted(i, "bonus", None) for i in ids_of(text)))
