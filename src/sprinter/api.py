@@ -12,6 +12,7 @@ import numpy as np
 from sprinter.build import Pair, build_engine
 from sprinter.config import Config, make_config
 from sprinter.decoding.audit import Audit
+from sprinter.decoding.backends.base import ModelInfo
 from sprinter.decoding.engine import Engine
 from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.rules.exact import ExactRule
@@ -124,6 +125,11 @@ class Sprinter:
     def start(self, prompt: str, config: Config, chat: bool = False) -> Stream:
         """As `stream`, from a whole Config; its models are those of this Sprinter."""
         return Stream(self.engine(config), self.pair, config, prompt, chat)
+
+    def running(self, config: Config) -> list[ModelInfo]:
+        """The models a config's method runs, target first."""
+        alone = config.decoding.method == "target"
+        return [self.pair.target.info] if alone else [self.pair.target.info, self.pair.draft.info]
 
     def engine(self, config: Config) -> Engine:
         """The engine for a config's method and sampling, built once."""

@@ -94,7 +94,7 @@ def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
     settings, certified = grant(wish, settings, sprinter.pair)
     stream = sprinter.start(text, settings, look.chat)
     if look.as_json:
-        typer.echo(show.as_json(stream.generation, certified))
+        typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings)))
         return
     if look.color:
         typer.echo(show.legend() + "\n", err=True)
@@ -102,7 +102,7 @@ def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
     for token in stream:
         writer.write(token)
     typer.echo("")
-    typer.echo("\n" + show.statistics(stream.generation), err=True)
+    typer.echo(f"\n{show.statistics(stream.generation)}\n{show.models(sprinter.running(settings))}", err=True)
 
 
 def _prompt(argument: str | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sprinter.decoding.backends.base import check_finite
 from sprinter.decoding.backends.hf import HFModel
 from sprinter.records import FloatArray
+from sprinter.training.teacher import OutputLaw, output_law
 
 
 class BatchModel:
@@ -33,6 +34,7 @@ class BatchModel:
         self._takes_positions = "position_ids" in known
         self._mask = torch.zeros(0, 0, dtype=torch.long)  # [batch, seq], 0 on padding
         self._cache: Any = None
+        self._law: OutputLaw | None = None
 
     def begin(self, prompts: Sequence[Sequence[int]], num_last: int = 1) -> tuple[FloatArray, FloatArray]:
         """Read sequences from their start; (logits [batch, num_last, width], hidden [batch, num_last, hidden])."""
@@ -57,6 +59,15 @@ class BatchModel:
         with torch.inference_mode():
             rows: FloatArray = self._module.get_input_embeddings().weight[list(tokens)].float().cpu().numpy()
             return rows
+
+    def logits_of(self, hidden: FloatArray) -> FloatArray:
+        """The output layer alone: logits [rows, width] of states [rows, hidden] that `begin` or `step` gave."""
+        if self._law is None:
+            self._law = output_law(self._module)
+        with torch.inference_mode():
+            states = torch.from_numpy(hidden).to(self._law.weight)
+            logits: FloatArray = self._law.logits(states).float().cpu().numpy()
+        return check_finite(self.info.name, logits)
 
     def _forward(self, tokens: Tensor, num_last: int) -> tuple[FloatArray, FloatArray]:
         options: dict[str, Any] = {"logits_to_keep": num_last} if self._slices_logits else {}

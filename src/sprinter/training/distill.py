@@ -133,7 +133,9 @@ def load_teacher(target: Path, device: str) -> _Teacher:
         raise BackendError(f"{target} is a GGUF file: distill from the model folder it was made from")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(target), dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(target), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
         tokenizer = AutoTokenizer.from_pretrained(str(target), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"cannot load {target} ({str(error).splitlines()[0]}): is it a causal LM folder?") from error

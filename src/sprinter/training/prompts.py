@@ -32,7 +32,7 @@ def read_prompts(files: Sequence[Path], buckets: Iterable[int] | None = None) ->
     prompts: dict[str, Prompt] = {}
     for file in files:
         for place, row in json_lines(file):
-            prompt = _prompt(row, place)
+            prompt = prompt_from(row, place)
             prompts.setdefault(prompt.id, prompt)
     if not prompts:
         raise DataError(f"no prompts in {', '.join(map(str, files)) or 'an empty list of files'}")
@@ -67,7 +67,8 @@ def json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield place, row
 
 
-def _prompt(row: Mapping[str, Any], place: str) -> Prompt:
+def prompt_from(row: Mapping[str, Any], place: str) -> Prompt:
+    """The prompt of one row, `text` or `prompt` with an optional `reference`; DataError naming `place`."""
     key = "prompt" if "prompt" in row else "text"
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
