@@ -221,7 +221,8 @@ def write_gguf(file: Path, folder: Path) -> Path:
         "mlp.down_proj": "ffn_down",
     }
     top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    for name, value in load_file(folder / "model.safetensors").items():
+    for name, stored in load_file(folder / "model.safetensors").items():
+        value = stored
         if name.startswith("model.layers."):
             layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
             heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(part)

@@ -1,4 +1,4 @@
-"""Tiny random-weight models of real architectures with a byte-level tokenizer, saved as folders: nothing to download."""
+"""Tiny random-weight models of real architectures with a byte-level tokenizer, saved as folders."""
 
 from __future__ import annotations
 
