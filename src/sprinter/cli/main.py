@@ -9,6 +9,7 @@ import sys
 import typer
 
 from sprinter import __version__
+from sprinter.cli.bench import bench_app
 from sprinter.cli.calibrate import calibrate
 from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 for command in (generate, distill, calibrate, plan, doctor):
     app.command()(command)
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
