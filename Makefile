@@ -38,3 +38,8 @@ $(VENV)/target: $(VENV)/base
 $(VENV)/dev: $(VENV)/base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
 	touch $@
+
+# Hours, not minutes: docs/default-pair.md. ENCYCLOPEDIA and SPEECHES are JSON lines with title and text.
+default-pair: $(VENV)/target
+	$(BIN)/python benchmarks/make_default_pair.py --encyclopedia $(ENCYCLOPEDIA) --speeches $(SPEECHES) \
+		--work $(WORK) --out src/sprinter/zoo/default/draft

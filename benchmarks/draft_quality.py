@@ -20,7 +20,7 @@ from sprinter.decoding.backends.checkpoint import load_torch_draft
 from sprinter.training import corpus, quantize, splits, student
 from sprinter.training.distill import load_teacher
 from sprinter.training.losses import judge
-from sprinter.training.teacher import OutputLaw, final_hidden
+from sprinter.training.teacher import OutputLaw, final_hidden, output_law
 
 NEW_TOKENS = 48
 NUM_PROMPTS = 60
@@ -78,8 +78,7 @@ def main() -> None:
     sets = {item.partition("=")[0]: Path(item.partition("=")[2]) for item in args.set}
     write_sets(args.target, sets, args.work, args.seed)
     model, ids = load_torch_draft(args.draft, args.target)
-    weight = model.get_output_embeddings().weight.detach()
-    law = OutputLaw(weight) if ids is None else OutputLaw(weight).rows(ids)
+    law = output_law(model) if ids is None else output_law(model).rows(ids)
     own = set(student.own_names(model))
     parameters = {name: p for name, p in model.named_parameters() if name in own}
     result = {"draft": str(args.draft), "int4_group": args.int4_group, "sets": {}}

@@ -12,6 +12,7 @@ import numpy as np
 from sprinter.build import Pair, build_engine
 from sprinter.config import Config, make_config
 from sprinter.decoding.audit import Audit
+from sprinter.decoding.backends.base import ModelInfo
 from sprinter.decoding.engine import Engine
 from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.rules.exact import ExactRule
@@ -37,8 +38,13 @@ class Stream:
         self._threshold = gate.threshold if isinstance(gate, ThresholdGate) else None
         self._tokens: list[Token] = []
         self._generation: Generation | None = None
+        # One iterator for the stream's whole life: a second loop goes on where the first stopped, inside a round too.
+        self._iterator = self._written()
 
     def __iter__(self) -> Iterator[Token]:
+        return self._iterator
+
+    def _written(self) -> Iterator[Token]:
         started = perf_counter()
         first: float | None = None
         for token in self._text.tokens(self._run):
@@ -119,6 +125,11 @@ class Sprinter:
     def start(self, prompt: str, config: Config, chat: bool = False) -> Stream:
         """As `stream`, from a whole Config; its models are those of this Sprinter."""
         return Stream(self.engine(config), self.pair, config, prompt, chat)
+
+    def running(self, config: Config) -> list[ModelInfo]:
+        """The models a config's method runs, target first."""
+        alone = config.decoding.method == "target"
+        return [self.pair.target.info] if alone else [self.pair.target.info, self.pair.draft.info]
 
     def engine(self, config: Config) -> Engine:
         """The engine for a config's method and sampling, built once."""

@@ -67,16 +67,18 @@ class Pair:
         return load_tokenizer(self.target_path)
 
     def limits(self, with_draft: bool) -> Limits:
-        """What bounds a sequence of this pair; ConfigError if a model knows fewer ids than the tokenizer."""
+        """What bounds a sequence of this pair; ConfigError if the draft knows fewer ids than the target can write."""
+        # Ids beyond the tokenizer's are padding of the head: they have no text, and no method may write one.
+        writable = min(self.target.info.vocab_size, self.tokenizer.vocab_size)
         models = [self.target, self.draft] if with_draft else [self.target]
         for model in models:
-            if model.info.vocab_size < self.tokenizer.vocab_size:
+            if model.info.vocab_size < writable:
                 raise ConfigError(
-                    f"{model.info.name} knows {model.info.vocab_size} ids, its tokenizer has "
-                    f"{self.tokenizer.vocab_size}: the model and the tokenizer do not belong together"
+                    f"the draft {model.info.name} knows {model.info.vocab_size} ids, but the target writes {writable}: "
+                    "use a draft of the target's own family"
                 )
         return Limits(
-            vocab_size=min(m.info.vocab_size for m in models),
+            vocab_size=writable,
             context_length=min(m.info.context_length for m in models),
             eos_ids=self.tokenizer.eos_ids,
         )
@@ -143,6 +145,8 @@ def _rule(config: DecodingConfig, sampling: Sampling) -> AcceptanceRule:
 
 def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> LanguageModel:
     """A model behind its backend. `target`: whose tensors a shared draft borrows."""
+    if config.device.startswith("cuda"):
+        _require_cuda(config.device)
     backend = choose_backend(path, config)
     weights = choose_weights(backend, config)
     if backend == "fast":
@@ -150,6 +154,13 @@ def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> L
     from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
     return HFModel.load(path, weights, config.device, target)
+
+
+def _require_cuda(device: str) -> None:
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        raise BackendError(f"device {device} was asked for, but this machine has no usable CUDA device: leave it out")
 
 
 def choose_backend(path: Path, config: ModelConfig) -> str:
@@ -197,6 +208,8 @@ def locate(name: str, part: str) -> Path:
     """
     if name == "default":
         return default_pair.default_target() if part == "target" else default_pair.default_draft()
+    if not name:
+        raise BackendError(f"the {part} has an empty name: give a folder, a .gguf file, a hub id or 'default'")
     path = Path(name).expanduser()
     if path.exists():
         return path
@@ -214,7 +227,7 @@ def _fetch(hub_id: str, part: str) -> Path:
             snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"])
         )
     except Exception as error:  # the hub client raises many kinds, all meaning that the model cannot be had
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise BackendError(f"no {part} model {hub_id}: not a folder here, and the hub says: {reason}") from None
 
 

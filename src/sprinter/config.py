@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -43,6 +44,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _choice("backend", self.backend, get_args(Backend))
         _choice("weights", self.weights, ("auto", "float64", "float32", "float16", "bfloat16", "int8", "int4"))
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}, but must be cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, arguments, n
     assert err.startswith("sprinter: ") and err.count("\n") == 1
 
 
+def test_a_folder_that_is_no_collection_is_refused(monkeypatch, capsys, tmp_path):
+    code, _, err = run(monkeypatch, capsys, "--data", tmp_path, "--costs", "c=0.1", "--scorer", "confidence")
+    assert code == 2 and "no collection" in err
+
+
+def test_a_scorer_does_nothing_beside_labelled_rows(monkeypatch, capsys, rows_file):
+    code, _, err = run(monkeypatch, capsys, "--data", rows_file, "--costs", "c=0.1", "--scorer", "confidence")
+    assert code == 2 and "--scorer" in err
+
+
 def test_wrong_costs_are_named(monkeypatch, capsys, rows_file):
     code, _, err = run(monkeypatch, capsys, "--data", rows_file, "--costs", "d=0.1")
     assert code == 2 and "'d'" in err

@@ -171,12 +171,13 @@ def _columns(rows: Sequence[Measurement]) -> dict[str, NDArray[np.float64]]:
 
 def _progress(plan: Plan, threshold: float, aims: Sequence[Aim], losses: Losses) -> Progress:
     done = len(next(iter(losses.values())))
+    uppers = {name: _upper(plan, name, losses[name]) for name in {aim.loss for aim in aims}}
     return Progress(
         threshold=threshold,
         prompts_done=done,
         num_prompts=plan.num_prompts,
         pvalues={aim: plan.pvalue(aim, losses[aim.loss]) for aim in aims},
-        uppers={aim: _upper(plan, aim.loss, losses[aim.loss]) for aim in aims},
+        uppers={aim: uppers[aim.loss] for aim in aims},
     )
 
 

@@ -37,28 +37,25 @@ class Journal:
         self._known: dict[tuple[float, int], Measurement] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         header = {"journal": _FORMAT, **json.loads(json.dumps(run))}
-        text = self._whole_lines()
-        if text:
-            self._read(text.splitlines(), header)
+        raw = path.read_bytes() if path.exists() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if whole:
+            self._read(self._text(whole).splitlines(), header)
+        elif not _line(header).encode().startswith(raw):
+            raise DataError(f"{path} is not a journal: name another file")
+        if len(whole) < len(raw):
+            # Only now is it sure that the file is ours to cut.
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
         self._file: TextIO = path.open("a", encoding="utf-8")
-        if not text:
+        if not whole:
             self._append(header)
 
-    def _whole_lines(self) -> str:
-        """The file's complete lines; what follows the last line end is cut off the file."""
+    def _text(self, raw: bytes) -> str:
         try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
-            return ""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        try:
-            text = whole.decode("utf-8")
+            return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise DataError(f"journal {self._path} is not text: delete it to calibrate anew") from None
-        if len(whole) < len(raw):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        return text
 
     def _read(self, lines: list[str], header: Mapping[str, Any]) -> None:
         found = self._object(lines[0], 1)
@@ -93,7 +90,7 @@ class Journal:
         return DataError(f"journal {self._path} is damaged in line {number}: delete it to calibrate anew")
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.write(_line(row))
         # Handed to the system at once: a killed process loses at most the line it was writing.
         self._file.flush()
 
@@ -128,3 +125,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"

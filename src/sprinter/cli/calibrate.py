@@ -37,7 +37,7 @@ def calibrate(
     prompts: int = typer.Option(300, help="Most prompts per threshold."),
     min_prompts: int = typer.Option(200, help="Fewest prompts behind a claim; more are used while they are needed."),
     bucket: list[int] | None = typer.Option(None, help="Only entries whose title falls in this bucket, 0 to 9."),
-    journal: Path | None = typer.Option(None, help="Where to keep single results [default: beside --out]."),
+    journal: Path | None = typer.Option(None, help=r"Where to keep single results \[default: beside --out]."),
     target: str | None = option("target"),
     draft: str | None = option("draft"),
     verifier: str | None = option("verifier"),

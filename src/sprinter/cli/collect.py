@@ -36,6 +36,9 @@ def collect(
         str, typer.Option(help="Target model: a folder, a .gguf file, a hub id, or 'default'.")
     ] = "default",
     draft: Annotated[str, typer.Option(help="Draft model: the same, or 'default'.")] = "default",
+    texts: Annotated[
+        Path | None, typer.Option(help="Where policy exact keeps the target's texts, for use with other drafts.")
+    ] = None,
     verifier: Annotated[str, typer.Option(help="Verifier of policy sprinter.")] = "default",
     weights: Annotated[str, typer.Option(help="Number format: auto, float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
@@ -74,7 +77,7 @@ def collect(
     source = CollectSource.of(pair)
     gate = pair.verifier("accept") if policy == "sprinter" else None
     with progress_bar("prompts", len(prompts)) as advance:
-        collect_rows(source, prompts, out, settings, gate, advance)
+        collect_rows(source, prompts, out, settings, gate, advance, texts)
     typer.echo(f"{len(prompts)} prompts in {out}", err=True)
 
 

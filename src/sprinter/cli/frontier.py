@@ -16,7 +16,7 @@ def frontier(
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this .png or .svg file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
     costs: Annotated[
-        str, typer.Option(help="Costs in target forwards: c=draft step[,verifier=..,growth=..].")
+        str, typer.Option(help=r"Costs in target forwards: c=draft step\[,verifier=..,growth=..].")
     ] = "c=0.1,verifier=0.002",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap over prompts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,

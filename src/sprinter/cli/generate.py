@@ -23,13 +23,13 @@ def generate(
     chat: bool = typer.Option(False, "--chat", help="Put the prompt into the model's chat template."),
     color: bool = typer.Option(False, "--color", help="Paint each token by where it came from."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming text."),
-    config: Path | None = typer.Option(None, "--config", help="TOML file with [models], [decoding], [generation]."),
+    config: Path | None = typer.Option(None, "--config", help=r"TOML file with \[models], \[decoding], \[generation]."),
     max_tv: float | None = typer.Option(None, "--max-tv", help="Decode by a certificate of this mean total variation."),
     max_atypical: float | None = typer.Option(
         None, "--max-atypical", help="The same for the share of atypical tokens."
     ),
     confidence: float = typer.Option(0.95, help="Least confidence of the certificate."),
-    certificate: Path | None = typer.Option(None, help="Certificate, or folder of them [default: the shipped ones]."),
+    certificate: Path | None = typer.Option(None, help=r"Certificate, or folder of them \[default: the shipped ones]."),
     target: str | None = option("target"),
     draft: str | None = option("draft"),
     verifier: str | None = option("verifier"),
@@ -56,8 +56,9 @@ def generate(
 ) -> None:
     """Write a text. The text goes to stdout, statistics to stderr.
 
-    Most tokens come from a small draft model and stay on a trained verifier's word; the target model is called only
-    where the verifier expects a rejection. Other methods: see --method.
+    Most tokens come from a small draft model and stay on a trained verifier's word.
+    The target model is called only where the verifier expects a rejection.
+    Other methods: see --method.
 
     Examples:
 
@@ -93,7 +94,7 @@ def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
     settings, certified = grant(wish, settings, sprinter.pair)
     stream = sprinter.start(text, settings, look.chat)
     if look.as_json:
-        typer.echo(show.as_json(stream.generation, certified))
+        typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings)))
         return
     if look.color:
         typer.echo(show.legend() + "\n", err=True)
@@ -101,7 +102,7 @@ def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
     for token in stream:
         writer.write(token)
     typer.echo("")
-    typer.echo("\n" + show.statistics(stream.generation), err=True)
+    typer.echo(f"\n{show.statistics(stream.generation)}\n{show.models(sprinter.running(settings))}", err=True)
 
 
 def _prompt(argument: str | None) -> str:

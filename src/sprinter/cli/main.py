@@ -11,10 +11,13 @@ import typer
 from sprinter import __version__
 from sprinter.cli.bench import bench_app
 from sprinter.cli.calibrate import calibrate
+from sprinter.cli.collect import collect
 from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
+from sprinter.cli.frontier import frontier
 from sprinter.cli.generate import generate
 from sprinter.cli.plan import plan
+from sprinter.cli.train import train
 from sprinter.errors import SprinterError
 
 EXIT_USER_ERROR = 2
@@ -24,29 +27,34 @@ _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.
 
 app = typer.Typer(
     name="sprinter",
-    no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",  # only so are options shown in groups
+    context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
-for command in (generate, distill, calibrate, plan, doctor):
+for command in (generate, distill, collect, train, frontier, calibrate, plan, doctor):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
-def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
     if version:
         typer.echo(f"sprinter {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 2."""
     try:
-        app()
+        # Outside its standalone mode the parser raises its errors here instead of printing a block of usage.
+        code = app(prog_name="sprinter", standalone_mode=False)
     except SprinterError as error:
         _fail(str(error), EXIT_USER_ERROR)
     except BrokenPipeError:
@@ -60,10 +68,21 @@ def main() -> None:
         _fail(f"cannot write{place}: {error.strerror}; nothing was left half-written", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
+        # Typer brings its parser along in some versions and not in others, so its errors are known by what they can.
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "sprinter"
+        _fail(f"{error.format_message()} (see {command} --help)", EXIT_USER_ERROR)
+    # A command that ends early hands its exit code back; one that ran through returns nothing.
+    raise SystemExit(code or 0)
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"sprinter: {message}", err=True)
+    # A path or a library's message may hold line breaks or escape sequences; an error is one printable line.
+    line = "".join(c if c.isprintable() else " " for c in " ".join(message.split()))
+    typer.echo(f"sprinter: {line}", err=True)
     raise SystemExit(code)
 
 

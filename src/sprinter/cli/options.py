@@ -18,8 +18,13 @@ def option(name: str, *flags: str) -> Any:
         for field in fields(part):
             if field.name == name:
                 default = field.default
-                shown = None if default in (None, ()) else str(default)
-                text = field.metadata["help"] + (f" [default: {shown}]" if shown is not None else "")
-                flag = "--" + name.replace("_", "-")
-                return typer.Option(None, flag, *flags, help=text, rich_help_panel=_PANELS[part_name])
+                shown = f"{default:g}" if isinstance(default, float) else str(default)
+                text = field.metadata["help"] + ("" if default in (None, ()) else f" [default: {shown}]")
+                return typer.Option(
+                    None,
+                    "--" + name.replace("_", "-"),
+                    *flags,
+                    help=text.replace("[", r"\["),  # else the help page takes it for markup
+                    rich_help_panel=_PANELS[part_name],
+                )
     raise KeyError(name)

@@ -30,6 +30,16 @@ _OWN = (
     "max_draft",
 )
 _NUM_PROMPTS = 20
+# What still matters where the rows are a collection: who scores them, and which of its transforms is meant.
+_SCORING = (
+    "--verifier",
+    "--scorer",
+    "--temperature",
+    "--top-k",
+    "--top-p",
+    "--min-p",
+    "--repetition-penalty",
+)
 
 
 def plan(
@@ -39,9 +49,9 @@ def plan(
         help="Plan with no models: c=..,alpha=..,auc=.. (draft step in target forwards, acceptance, verifier's AUC), "
         "and if wanted verifier=.. (its cost) and growth=.. (of a target forward by each further token).",
     ),
-    costs: str | None = typer.Option(None, "--costs", help="With --data: c=..[,verifier=..,growth=..]; no timing."),
+    costs: str | None = typer.Option(None, "--costs", help=r"With --data: c=..\[,verifier=..,growth=..]; no timing."),
     data: Path | None = typer.Option(
-        None, "--data", help="Labelled rows (JSON lines: prompt, accept, score); no probe."
+        None, "--data", help="Labelled rows (JSON lines: prompt, accept, score) or a folder of sprinter collect."
     ),
     max_tv: float = typer.Option(0.05, "--max-tv", help="Mean one-step total variation allowed per token."),
     max_draft: int = typer.Option(20, "--max-draft", help="Most tokens a draft may hold."),
@@ -123,7 +133,9 @@ def _refuse_idle(
     if costs is not None:
         if data is None:
             raise ConfigError("--costs needs --data: without rows use --hypothetical, which takes the costs as well")
-        _refuse(models, "--data and --costs, which replace the models")
+        used = _SCORING if data.is_dir() else ()
+        idle = {flag: value for flag, value in models.items() if flag not in used}
+        _refuse(idle, "--data and --costs, which replace the models")
 
 
 def _check_outputs(plot: Path | None, save_rows: Path | None) -> None:
@@ -154,10 +166,9 @@ def _from_rows(
     """The plan from rows in a file or of a probe, with costs as given or as timed here."""
     import numpy as np
 
-    from sprinter.evaluation.labelled import read_labelled
     from sprinter.theory.planner import parse_costs, plan_recorded
 
-    traces = None if data is None else read_labelled(data)
+    traces = None if data is None else _read_rows(data, given)
     if traces is not None and costs is not None:
         rng = np.random.default_rng(given["seed"] or 0)
         cost = parse_costs(costs)
@@ -169,6 +180,27 @@ def _from_rows(
         write_labelled(traces, save_rows)
     source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}, {len(traces)} prompts"
     return plan_recorded(traces, cost, max_tv, rng, grid), cost, source
+
+
+def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
+    """Rows from a file of labelled rows, or from a collection, scored by the verifier."""
+    from sprinter.evaluation.labelled import read_labelled
+
+    if not data.is_dir():
+        return read_labelled(data)
+    from dataclasses import asdict
+
+    from sprinter.build import locate_verifier
+    from sprinter.config import make_config
+    from sprinter.decoding.gates.verifier import load_verifier
+    from sprinter.evaluation.collected import read_collected
+    from sprinter.training.fit import transform_name
+
+    config = make_config(None, {**given, "method": "sprinter"})
+    scorer = config.decoding.scorer
+    uses_verifier = config.decoding.uses_verifier
+    verifier = load_verifier(locate_verifier(config.models), scorer) if uses_verifier else None
+    return read_collected(data, scorer, verifier, transform_name(asdict(config.generation.sampling)))
 
 
 def _measure(

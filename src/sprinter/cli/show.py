@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sprinter.decoding.backends.base import ModelInfo
 from sprinter.records import AuditReport, Generation, Origin, Token
 
 COLOURS: dict[Origin, str] = {
@@ -51,6 +53,11 @@ def legend() -> str:
     return "\n".join(f"{COLOURS[origin]}{origin:>9}{RESET}  {meaning}" for origin, meaning in MEANINGS.items())
 
 
+def models(infos: Sequence[ModelInfo]) -> str:
+    """Which models ran on which backend in which number format, in one line."""
+    return "; ".join(f"{info.name}: {info.backend}, {info.weights}, {info.device}" for info in infos)
+
+
 def statistics(generation: Generation) -> str:
     """Speed, calls and loss in two or three lines."""
     counters = generation.counters
@@ -74,7 +81,7 @@ def _audit_line(audit: AuditReport) -> str:
     )
 
 
-def as_json(generation: Generation, certified: dict[str, Any] | None = None) -> str:
+def as_json(generation: Generation, certified: dict[str, Any] | None = None, infos: Sequence[ModelInfo] = ()) -> str:
     """The whole account as one JSON object; `certified` says which certificate it was decoded by."""
     threshold = generation.threshold
     account: dict[str, Any] = {
@@ -94,6 +101,16 @@ def as_json(generation: Generation, certified: dict[str, Any] | None = None) -> 
         "counters": asdict(generation.counters),
         "audit": None if generation.audit is None else asdict(generation.audit),
         "certificate": certified,
+        "models": [
+            {
+                "name": i.name,
+                "fingerprint": i.fingerprint,
+                "backend": i.backend,
+                "weights": i.weights,
+                "device": i.device,
+            }
+            for i in infos
+        ],
         "tokens": [asdict(token) for token in generation.tokens],
     }
     return json.dumps(account, ensure_ascii=False, allow_nan=False)

@@ -53,6 +53,11 @@ class Engine:
             raise ConfigError("the prompt has no tokens: decoding needs at least one to start from")
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+        if max(prompt) >= self.limits.vocab_size:
+            raise ConfigError(
+                f"the prompt has token {max(prompt)}, but the model knows only ids below {self.limits.vocab_size}: "
+                "the model and its tokenizer do not belong together"
+            )
         window = self.limits.context_length
         if len(prompt) >= window:
             raise ConfigError(

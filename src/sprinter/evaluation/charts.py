@@ -74,7 +74,8 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 4
     height = max(height, top + 68 + _LABEL_STEP * len(points))
     bottom = height - 52
     xs, ys = [p.x for p in points] or [0.0], [p.high for p in points] or [1.0]
-    x_axis = Axis(min(0.0, *xs), max(0.01, *xs) * 1.06, 66, right)
+    room = 0.04 * (max(0.01, *xs) - min(0.0, *xs))  # a point on the frame would be cut
+    x_axis = Axis(min(0.0, *xs) - room, max(0.01, *xs) + room, 66, right)
     y_axis = Axis(0.0, max(1.0, *ys) * 1.06, bottom, top)
     parts = [_grid(x_axis, y_axis, x_title, y_title, height, percent=True)]
     parts.append(_line(66, y_axis.at(1), right, y_axis.at(1), "reference"))

@@ -18,9 +18,9 @@ from sprinter.theory.simulator import Rows as Replayed
 Array = NDArray[np.float64]
 
 BUDGETS: Final = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)  # predicted risk per 100 tokens
-LOOKAHEADS: Final = (0.9, 0.7, 0.5, 0.3, 0.15)
-CAPS: Final = (4, 8, 12, 20, 32)
-_THRESHOLDS: Final = 25
+LOOKAHEADS: Final = (0.7, 0.5, 0.3, 0.15)
+CAPS: Final = (8, 20)
+_THRESHOLDS: Final = 13
 
 
 def budget_table(traces: Traces, gate: str, costs: Costs, max_draft: int = 20) -> list[dict[str, float]]:

@@ -4,15 +4,66 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sprinter.decoding.backends.base import check_finite
+from sprinter.decoding.backends.base import LanguageModel, ModelInfo, check_finite
 from sprinter.decoding.backends.hf import HFModel
-from sprinter.records import FloatArray
+from sprinter.errors import CapabilityError
+from sprinter.records import FloatArray, IntArray
+from sprinter.training.teacher import OutputLaw, output_law
+
+
+class Batch(Protocol):
+    """What walking through contexts asks of a model."""
+
+    info: ModelInfo
+    head_tokens: IntArray | None
+
+    def begin(self, prompts: Sequence[Sequence[int]], num_last: int = 1) -> tuple[FloatArray, FloatArray]: ...
+
+    def step(self, tokens: Sequence[int]) -> tuple[FloatArray, FloatArray]: ...
+
+    def embeddings(self, tokens: Sequence[int]) -> FloatArray: ...
+
+
+class OneByOne:
+    """Any backend in the place of a batch: sequences one after the other, exactly as decoding computes them.
+
+    A verifier's rows then come from the very numbers it will see, quantisation included. Good for passes over whole
+    texts; `step` reads every sequence anew, for a backend caches one.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.info = model.info
+        self.head_tokens = model.head_tokens
+        self._model = model
+        self._sequences: list[list[int]] = []
+
+    def begin(self, prompts: Sequence[Sequence[int]], num_last: int = 1) -> tuple[FloatArray, FloatArray]:
+        """As BatchModel.begin; CapabilityError from a backend without hidden states."""
+        self._sequences = [list(p) for p in prompts]
+        logits, hidden = [], []
+        for sequence in self._sequences:
+            output = self._model.forward(sequence, num_last)
+            if output.hidden is None:
+                raise CapabilityError(f"the {self.info.backend} backend gives no hidden states: use another")
+            # A backend may hand out its own buffers, which the next call overwrites.
+            logits.append(output.logits.copy())
+            hidden.append(output.hidden.copy())
+        return np.stack(logits), np.stack(hidden)
+
+    def step(self, tokens: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """As BatchModel.step."""
+        logits, hidden = self.begin([[*s, t] for s, t in zip(self._sequences, tokens, strict=True)])
+        return logits[:, 0], hidden[:, 0]
+
+    def embeddings(self, tokens: Sequence[int]) -> FloatArray:
+        """Input embeddings, [tokens, hidden]."""
+        return np.stack([self._model.embedding(t) for t in tokens])
 
 
 class BatchModel:
@@ -33,6 +84,7 @@ class BatchModel:
         self._takes_positions = "position_ids" in known
         self._mask = torch.zeros(0, 0, dtype=torch.long)  # [batch, seq], 0 on padding
         self._cache: Any = None
+        self._law: OutputLaw | None = None
 
     def begin(self, prompts: Sequence[Sequence[int]], num_last: int = 1) -> tuple[FloatArray, FloatArray]:
         """Read sequences from their start; (logits [batch, num_last, width], hidden [batch, num_last, hidden])."""
@@ -57,6 +109,15 @@ class BatchModel:
         with torch.inference_mode():
             rows: FloatArray = self._module.get_input_embeddings().weight[list(tokens)].float().cpu().numpy()
             return rows
+
+    def logits_of(self, hidden: FloatArray) -> FloatArray:
+        """The output layer alone: logits [rows, width] of states [rows, hidden] that `begin` or `step` gave."""
+        if self._law is None:
+            self._law = output_law(self._module)
+        with torch.inference_mode():
+            states = torch.from_numpy(hidden).to(self._law.weight)
+            logits: FloatArray = self._law.logits(states).float().cpu().numpy()
+        return check_finite(self.info.name, logits)
 
     def _forward(self, tokens: Tensor, num_last: int) -> tuple[FloatArray, FloatArray]:
         options: dict[str, Any] = {"logits_to_keep": num_last} if self._slices_logits else {}

@@ -16,11 +16,12 @@ from sprinter.decoding.gates.verifier import Verifier
 from sprinter.errors import CapabilityError, ConfigError, DataError
 from sprinter.provenance import stamp
 from sprinter.sampling import Sampling
-from sprinter.training.batched import BatchModel
+from sprinter.training.batched import Batch, BatchModel, OneByOne
 from sprinter.training.labels import LABELS
 from sprinter.training.prompts import Prompt
 from sprinter.training.rows import INDEX_FILE, ROWS_FORMAT, save_shard, shard_name
-from sprinter.training.walk import Policy, Route, dice_for, walk_batch
+from sprinter.training.texts import TextSettings, TextStore, dice_for
+from sprinter.training.walk import Policy, Route, Walk, follow_texts, walk_batch
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CollectSettings:
 class CollectSource:
     """The models, as batches, with what bounds their texts."""
 
-    draft: BatchModel
+    draft: Batch
     target: BatchModel
     encode: Callable[[str], list[int]]
     vocab_size: int
@@ -53,12 +54,13 @@ class CollectSource:
 
     @classmethod
     def of(cls, pair: Pair) -> CollectSource:
-        """The models of a pair. CapabilityError if they do not run in the hf backend."""
+        """The models of a pair. CapabilityError if the target does not run in the hf backend."""
         draft, target = pair.draft, pair.target
-        if not isinstance(draft, HFModel) or not isinstance(target, HFModel):
+        if not isinstance(target, HFModel):
             raise CapabilityError("collecting runs batches, which only the hf backend does: give --backend hf")
         limits = pair.limits(with_draft=True)
-        return cls(BatchModel(draft), BatchModel(target), pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
+        drafts = BatchModel(draft) if isinstance(draft, HFModel) else OneByOne(draft)
+        return cls(drafts, BatchModel(target), pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
 
 
 def collect(
@@ -68,11 +70,13 @@ def collect(
     settings: CollectSettings,
     verifier: Verifier | None = None,
     on_group: Callable[[int, int], None] = lambda done, total: None,
+    texts: Path | None = None,
 ) -> None:
     """Write the labelled rows of `prompts` to `out`, one shard per batch of prompts of similar length.
 
     Killed at any moment and started again it loses and repeats no prompt: a shard that exists is whole and is
-    skipped. `on_group(done, total)` counts prompts. Raises DataError, ConfigError or BackendError.
+    skipped. `on_group(done, total)` counts prompts. `texts`: where policy exact keeps what the target writes, for use
+    with other drafts (default: in `out`). Raises DataError, ConfigError or BackendError.
     """
     if (settings.policy == "sprinter") != (verifier is not None):
         raise ConfigError("policy sprinter, and no other, needs a verifier: give --policy sprinter --verifier DIR")
@@ -82,17 +86,40 @@ def collect(
     groups = [ordered[i : i + settings.batch] for i in range(0, len(ordered), settings.batch)]
     _open_index(source, groups, out, settings, verifier)
     route = _route(source, settings, verifier)
+    store: TextStore | None = None
+    if settings.policy == "exact":
+        first, seed = settings.transforms[0], text_seed(settings)
+        how = TextSettings(first, settings.tokens, seed, source.vocab_size, source.eos_ids)
+        store = TextStore(texts or out / "texts", source.target, how)
     done = 0
     for number, group in enumerate(groups):
         file = out / shard_name(number)
         if not file.is_file():
-            dice = [dice_for(settings.seed, p.id) for p in group]
-            walks = walk_batch(source.draft, source.target, [encoded[p.id] for p in group], route, dice)
+            walks = _walks(source, [p.id for p in group], [encoded[p.id] for p in group], route, settings.seed, store)
             drafted = sorted({x.token for w in walks for c in w.contexts for x in c.proposals})
             embeddings = dict(zip(drafted, source.draft.embeddings(drafted), strict=True))
             save_shard(file, walks, [p.title for p in group], embeddings)
         done += len(group)
         on_group(done, len(prompts))
+
+
+def _walks(
+    source: CollectSource,
+    prompt_ids: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    route: Route,
+    seed: int,
+    store: TextStore | None,
+) -> list[Walk]:
+    dice = [dice_for(seed, i) for i in prompt_ids]
+    if store is None:
+        return walk_batch(source.draft, source.target, prompts, route, dice)
+    return follow_texts(source.draft, source.target, prompts, store.texts(prompt_ids, prompts), route, dice)
+
+
+def text_seed(settings: CollectSettings) -> int:
+    """Seed of the target's writing: another stream of chance than the draft's draws, or the two would be tied."""
+    return settings.seed + 1_000_003
 
 
 def _route(source: CollectSource, settings: CollectSettings, verifier: Verifier | None) -> Route:

@@ -29,6 +29,7 @@ class DistillConfig:
     """What draft to make and how. `layers` is a count, or the target's layer indices to copy."""
 
     layers: int | tuple[int, ...] = 4
+    init: str | None = None  # folder of an earlier draft of this target to go on from, with the same layers and head
     head_tokens: int | None = None  # None: the whole vocabulary
     new_tokens: int = 80  # the target writes so many per prompt; 0: it reads the texts as they are
     temperatures: tuple[float, ...] = (1.0, 1.0, 0.7, 0.0)  # drawn per prompt; 0 is greedy
@@ -133,8 +134,10 @@ def load_teacher(target: Path, device: str) -> _Teacher:
         raise BackendError(f"{target} is a GGUF file: distill from the model folder it was made from")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(target), dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(target))
+        model = AutoModelForCausalLM.from_pretrained(
+            str(target), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(target), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackendError(f"cannot load {target} ({str(error).splitlines()[0]}): is it a causal LM folder?") from error
     model = model.to(device).eval().requires_grad_(False)
@@ -174,6 +177,12 @@ def _head(teacher: _Teacher, config: DistillConfig, work: Path) -> tuple[torch.T
     """(ids of the draft's head or None, share of the target's probability they cover)."""
     if config.head_tokens is None:
         return None, 1.0
+    if config.init is not None:
+        # Another head would be another draft: what was learnt belongs to these tokens.
+        known = checkpoint.head_tokens(checkpoint.open_checkpoint(config.init))
+        if known is None or len(known) != config.head_tokens:
+            raise ConfigError(f"{config.init} has a head of {None if known is None else len(known)} tokens, not these")
+        return known, float(head.target_mass(teacher.law, work / "train", config.mass_positions)[known].sum())
     mass = head.target_mass(teacher.law, work / "train", config.mass_positions)
     ids = head.head_ids(mass, config.head_tokens, teacher.end_ids)
     return ids, float(mass[ids.to(mass.device)].sum())
@@ -186,12 +195,28 @@ def _train(
     keep = config.layers if isinstance(config.layers, tuple) else student.default_layers(total, config.layers)
     law = teacher.law if ids is None else teacher.law.rows(ids.to(teacher.law.weight.device))
     trainer = Trainer(student.make_student(teacher.model, keep), law.float(), config.train)
+    if config.init is not None:
+        _start_from(trainer, Path(config.init), teacher.path)
     state = work / "state.safetensors"
     if state.exists():
         trainer.load(state)
     for progress in trainer.run(work / "train", state):
         events.on_step(progress)
     return trainer
+
+
+def _start_from(trainer: Trainer, earlier: Path, target: Path) -> None:
+    """Copy an earlier draft's tensors into the student; BackendError or ConfigError if they are of another making."""
+    opened = checkpoint.open_checkpoint(earlier)
+    checkpoint.require_target(opened, checkpoint.open_checkpoint(target))
+    if {name for name in opened.names if name != checkpoint.HEAD_TOKENS} != set(trainer.own):
+        raise ConfigError(f"{earlier} has other layers than this draft: choose as many as it has")
+    with torch.no_grad():
+        for name, parameter in trainer.own.items():
+            stored = opened.tensor(name)
+            if stored.shape != parameter.shape:
+                raise ConfigError(f"{earlier} has another shape of {name} than this draft: choose the same layers")
+            parameter.copy_(stored)
 
 
 def _record(

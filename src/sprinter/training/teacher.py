@@ -21,7 +21,7 @@ class OutputLaw:
     """logits(h) = cap * tanh(scale * (W h + b) / cap): the output layer of a causal LM, also on chosen rows of W."""
 
     weight: Tensor  # [vocab, hidden]
-    bias: Tensor | None  # [vocab]
+    bias: Tensor | None = None  # [vocab]
     scale: float = 1.0
     softcap: float | None = None
 

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from sprinter.decoding.gates.features import scalars
 from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.gates.verifier import Verifier
 from sprinter.records import Draft, FloatArray, Law, Proposal
 from sprinter.sampling import Dice, Sampling, residual
-from sprinter.training.batched import BatchModel
+from sprinter.training.batched import Batch, BatchModel
 from sprinter.training.labels import Labels, TargetView, label
+from sprinter.training.texts import Text
 
 Policy = Literal["draft", "exact", "sprinter", "paper"]
 
@@ -24,7 +23,7 @@ class Route:
     """How contexts are visited and what is judged at each.
 
     draft      go on with the draft's token, whatever the target thinks
-    exact      go on as exact speculative decoding would: the contexts are the target's own
+    exact      go on as exact speculative decoding does, whose contexts are the target's own
     sprinter   go on as SPRINTER would with `gate`, bonus tokens included: what it meets in use
     paper      after a token labelled q <= p the draft's, after any other the target's (the paper's code)
     """
@@ -63,7 +62,7 @@ class Walk:
         self._owes_bonus = False
         self._gate = None if route.verifier is None else ThresholdGate(route.verifier, route.threshold)
 
-    def draft_on(self, logits: FloatArray, hidden: FloatArray, model: BatchModel) -> Context:
+    def draft_on(self, logits: FloatArray, hidden: FloatArray, model: Batch) -> Context:
         """Draw a token under every transform at the present context; `logits` [width], `hidden` [hidden]."""
         ids = model.head_tokens
         if ids is None:
@@ -101,7 +100,16 @@ class Walk:
         self._draft.settle(None, True)
         self.go_on(context.proposals[0].token)
 
-    def advance(self, logits: FloatArray, hidden: FloatArray, target_logits: FloatArray, model: BatchModel) -> None:
+    def follow(self, context: Context, token: int) -> None:
+        """Go on with the target's own `token`; a drafted token that exact decoding rejects ends the draft."""
+        if self._dice.accept(context.labels[0].accept):
+            self._draft.append(context.proposals[0])
+            self._draft.settle(None, True)
+        else:
+            self._draft = Draft()
+        self.go_on(token)
+
+    def advance(self, logits: FloatArray, hidden: FloatArray, target_logits: FloatArray, model: Batch) -> None:
         """One token further with both models' logits at the present context."""
         if self._owes_bonus:
             self._owes_bonus = False
@@ -112,7 +120,7 @@ class Walk:
         view = self.judge(context, target_logits)
         if self._route.policy == "paper":
             self._follow_paper(context, view)
-        elif self._gate is None or not self._vouched(context, self._gate):
+        elif self._gate is not None and not self._vouched(context, self._gate):
             self._test(context, view)
 
     def _follow_paper(self, context: Context, view: TargetView) -> None:
@@ -137,11 +145,8 @@ class Walk:
         """Exact acceptance of the drafted token; Leviathan et al. 2023, Algorithm 1, arXiv:2211.17192."""
         proposal = context.proposals[0]
         if self._dice.accept(context.labels[0].accept):
-            self._owes_bonus = self._gate is not None
-            if self._gate is None:
-                self.keep_draft(context)
-            else:
-                self.go_on(proposal.token)
+            self._owes_bonus = True
+            self.go_on(proposal.token)
         else:
             self._draft = Draft()
             self.go_on(self._dice.draw(residual(self._target_law(view.logits), proposal.law)))
@@ -151,7 +156,7 @@ class Walk:
 
 
 def walk_batch(
-    draft: BatchModel, target: BatchModel, prompts: Sequence[Sequence[int]], route: Route, dice: Sequence[Dice]
+    draft: Batch, target: Batch, prompts: Sequence[Sequence[int]], route: Route, dice: Sequence[Dice]
 ) -> list[Walk]:
     """Continue prompts (token ids) side by side; `dice` holds one generator per prompt, so batching changes nothing."""
     walks = [Walk(prompt, route, own) for prompt, own in zip(prompts, dice, strict=True)]
@@ -162,7 +167,33 @@ def walk_batch(
     return walks
 
 
-def _walk_together(draft: BatchModel, target: BatchModel, walks: list[Walk], num_tokens: int) -> None:
+def follow_texts(
+    draft: Batch,
+    target: BatchModel,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Text],
+    route: Route,
+    dice: Sequence[Dice],
+) -> list[Walk]:
+    """Judge what the draft would have drafted at every place of texts that the target wrote: policy exact."""
+    walks = [Walk(prompt, route, own) for prompt, own in zip(prompts, dice, strict=True)]
+    longest = max(len(t.tokens) for t in texts)
+    # Filled up on the right, where nothing that counts can see it.
+    read = [
+        [*prompt, *text.tokens[:-1], *text.tokens[-1:] * (longest - len(text.tokens))]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    logits, hidden = draft.begin(read, num_last=longest)  # [batch, longest, width], [batch, longest, hidden]
+    for row, (walk, text) in enumerate(zip(walks, texts, strict=True)):
+        target_logits = target.logits_of(text.hidden)  # [tokens, vocab]
+        for place, token in enumerate(text.tokens):
+            context = walk.draft_on(logits[row, place], hidden[row, place], draft)
+            walk.judge(context, target_logits[place])
+            walk.follow(context, token)
+    return walks
+
+
+def _walk_together(draft: Batch, target: Batch, walks: list[Walk], num_tokens: int) -> None:
     prompts = [w.tokens for w in walks]
     logits, hidden = (part[:, 0] for part in draft.begin(prompts))  # [batch, width], [batch, hidden]
     target_logits = target.begin(prompts)[0][:, 0]  # [batch, vocab]
@@ -178,7 +209,7 @@ def _walk_together(draft: BatchModel, target: BatchModel, walks: list[Walk], num
         target_logits = target.step(newest)[0]
 
 
-def _walk_alone(draft: BatchModel, target: BatchModel, walks: list[Walk], num_tokens: int) -> None:
+def _walk_alone(draft: Batch, target: Batch, walks: list[Walk], num_tokens: int) -> None:
     """The draft writes all by itself, then ONE target pass reads everything."""
     logits, hidden = (part[:, 0] for part in draft.begin([w.tokens for w in walks]))
     for step in range(num_tokens):
@@ -196,8 +227,3 @@ def _walk_alone(draft: BatchModel, target: BatchModel, walks: list[Walk], num_to
     for row, walk in enumerate(walks):
         for place, context in enumerate(walk.contexts):
             walk.judge(context, target_logits[row, place])
-
-
-def dice_for(seed: int, prompt_id: str) -> Dice:
-    """A generator of the prompt's own: which prompts share its batch does not matter."""
-    return Dice(np.random.default_rng([seed, int(prompt_id, 16)]))

@@ -92,8 +92,8 @@ def test_a_threshold_is_left_early_once_every_level_is_settled(tmp_path: Path) -
 
 def test_hoeffding_bentkus_always_takes_the_whole_sample(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl", {}) as journal:
-        grid, _ = calibrate(plan(num_prompts=80, min_prompts=20, bound="hoeffding-bentkus"), Decoder(), journal)
-    assert {row.num_prompts for row in grid} == {80}
+        grid, _ = calibrate(plan(num_prompts=60, min_prompts=20, bound="hoeffding-bentkus"), Decoder(), journal)
+    assert {row.num_prompts for row in grid} == {60}
 
 
 def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
@@ -109,15 +109,15 @@ def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     with Journal(tmp_path / "whole.jsonl", {"seed": 1}) as journal:
         expected = calibrate(plan(), Decoder(), journal)
-    for stop in (137, 450):
+    for stop in (137, 350):
         with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal, pytest.raises(KeyboardInterrupt):
             calibrate(plan(), Decoder(fail_after=stop), journal)
     resumed = Decoder()
     with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal:
-        assert len(journal) == 137 + 450
+        assert len(journal) == 137 + 350
         assert calibrate(plan(), resumed, journal) == expected
     assert min(resumed.calls) > (0.0, 0)
-    assert len(resumed.calls) == 900 + expected[0][-1].num_prompts - 137 - 450
+    assert len(resumed.calls) == 900 + expected[0][-1].num_prompts - 137 - 350
 
 
 def test_a_torn_last_line_is_measured_again(tmp_path: Path) -> None:
@@ -131,6 +131,24 @@ def test_a_torn_last_line_is_measured_again(tmp_path: Path) -> None:
         assert len(journal) == 2
         journal.add(0.9, 2, Measurement({"tv": 0.1}, 64, 20))
     assert path.read_text() == whole
+
+
+def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, {"seed": 1}).close()
+    whole = path.read_text()
+    path.write_text(whole[:9])
+    Journal(path, {"seed": 1}).close()
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("content", ["my precious notes", '{"text": "a prompt"}\n{"text": "without a last line end"}'])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"notes\.jsonl"):
+        Journal(path, {"seed": 1})
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sprinter.theory.closed_forms import exact_round, sprinter_round
 from sprinter.theory.token_law import Split
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.1, 0.95), st.floats(0.02, 1.0), st.floats(0.0, 1.0), st.floats(0.001, 2.0))
 def test_sprinter_wins_exactly_inside_the_interval_of_draft_costs(alpha, stop_prob, keep_prob, draft_cost):
     round_law = sprinter_round(Split(stop_prob, keep_prob, 0.0), 20)
@@ -68,7 +68,7 @@ def test_hard_label_split_sums_the_four_kinds(acceptable, bad_accept, true_posit
     assert labels.alpha == pytest.approx(sum(w * a for w, _, a in kinds))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(0.3, 0.95), st.floats(0.0, 0.5), st.floats(0.0, 0.6), st.floats(0.01, 0.4))
 def test_closed_form_of_the_smallest_tpr_equals_the_search_without_a_cap(acceptable, bad_accept, fpr, draft_cost):
     labels = HardLabels(acceptable, bad_accept)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds_by_enumeration import enumerate_round
 
 from sprinter.errors import ConfigError, DataError
 from sprinter.theory import closed_forms
@@ -22,6 +21,7 @@ from sprinter.theory.closed_forms import (
     target_round,
 )
 from sprinter.theory.token_law import Split, TokenLaw, auc_of, binormal_law
+from tests.support.rounds import enumerate_round
 
 # Scores are powers of 1/2, so that with h a power of 1/2 every product lies on the recursion's cells.
 ROWS = [(0.4, 0.95, 1.0), (0.25, 0.7, 0.5), (0.2, 0.4, 0.25), (0.15, 0.1, 0.125)]
@@ -50,7 +50,7 @@ def assert_same(round_law, enumerated):
     assert round_law.bonus == pytest.approx(enumerated.bonus, abs=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(row_laws(), st.sampled_from([0.1, 0.3, 0.6, 1.0, math.inf]), st.integers(1, 5))
 def test_sprinter_round_equals_enumeration(rows, threshold, cap):
     round_law = sprinter_round(law_of(rows).split(threshold), cap)
@@ -58,7 +58,7 @@ def test_sprinter_round_equals_enumeration(rows, threshold, cap):
     assert round_law.length_probs.sum() == pytest.approx(1.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(row_laws(), st.sampled_from([0.1, 0.3, 0.6]), st.integers(1, 5))
 def test_paper_preset_round_equals_enumeration(rows, threshold, cap):
     law = law_of(rows)
@@ -68,7 +68,7 @@ def test_paper_preset_round_equals_enumeration(rows, threshold, cap):
     assert_same(round_law, enumerate_round(rows, threshold, 1.0, cap, test_last=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     row_laws(),
     st.sampled_from([0.2, 0.4, 0.7, math.inf]),

@@ -103,7 +103,7 @@ def test_hard_label_bound_is_tight_where_unacceptable_tokens_are_impossible():
     assert one_step.one_step_error(target_probs, draft_probs, vouched) == pytest.approx(bound)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(two_laws(), st.floats(0, 1))
 def test_no_gate_with_the_same_tested_share_has_a_smaller_delta(laws, tested_share):
     target_probs, draft_probs = laws
@@ -147,7 +147,7 @@ def test_an_oracle_on_hard_labels_reaches_the_limit():
     assert one_step.distance_to_limit(tested, alpha, 0.0) == pytest.approx(0.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_sequence_error_bound_covers_the_tv_of_whole_sequences(seed):
     """Every sequence of 3 tokens over 3 symbols, the laws depending on the whole prefix."""

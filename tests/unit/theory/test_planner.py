@@ -18,7 +18,7 @@ COSTS = Costs(0.08, 0.0, WidthCost((1,), (1.0,)))
 
 
 def test_plan_keeps_within_the_stated_loss_and_gains_with_it():
-    plans = [plan_hypothetical(PAIR, max_tv) for max_tv in (0.0, 0.02, 0.05, 0.1, 0.3)]
+    plans = [plan_hypothetical(PAIR, max_tv) for max_tv in (0.0, 0.05, 0.3)]
     for plan in plans:
         assert plan.best.loss <= plan.max_tv + 1e-12
         assert plan.interval is not None

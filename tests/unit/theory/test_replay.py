@@ -1,5 +1,7 @@
 """The replay sums out every coin: it equals walking all outcomes, and the simulation within its error."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,13 +58,14 @@ def short_rows(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     short_rows(),
     st.sampled_from(
         [
             Setting(0.5, 1.0, 4),
-            Setting(0.6, 0.2, 3),
+            Setting(0.6, 0.25, 3),  # 0.5 * 0.5 meets the bound exactly: the round stops
+            Setting(math.inf, 1.0, 3),
             Setting.exact(3),
             Setting.lossless(0.4, 4),
             Setting(0.2, 1.0, 2, True),

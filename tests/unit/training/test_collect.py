@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as tensors_to_bytes
 from tiny_models import FAMILIES, save_model
 
-from sprinter.build import Pair
+from sprinter.build import Pair, build_engine
+from sprinter.config import DecodingConfig
+from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.hf import HFModel
+from sprinter.decoding.gates.verifier import load_verifier
 from sprinter.errors import ConfigError, DataError
-from sprinter.sampling import Sampling, acceptance, log_softmax
-from sprinter.training.batched import BatchModel
+from sprinter.sampling import Dice, Sampling, acceptance, log_softmax
+from sprinter.training.batched import BatchModel, OneByOne
 from sprinter.training.collect import CollectSettings, CollectSource, collect
 from sprinter.training.prompts import Prompt, read_prompts
 from sprinter.training.rows import Rows, load_rows
+from sprinter.training.texts import TextSettings, TextStore
 
 SETTINGS = CollectSettings(tokens=6, transforms=(Sampling(), Sampling(0.0), Sampling(0.7, top_p=0.9)), batch=8)
 
@@ -200,3 +207,96 @@ def test_a_prompt_is_the_first_30_percent_of_a_text_or_the_prompt_itself(tmp_pat
     first, second = read_prompts([file])
     assert (first.title, first.text, first.reference) == ("a", "0 1 2", "3 4 5 6 7 8 9")
     assert (second.text, second.reference) == ("one two", "")
+
+
+def test_exact_contexts_are_the_targets_own_text_and_serve_another_draft(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    settings = CollectSettings("exact", 6, (Sampling(0.0), Sampling()), 4)
+    kept = tmp_path / "texts"
+    collect(source, prompts[:4], tmp_path / "a", settings, texts=kept)
+    stamps = {f: f.stat().st_mtime_ns for f in kept.iterdir()}
+    rows = load_rows([tmp_path / "a"])
+    texts = {p.title: tiny_pair.tokenizer.encode(p.text) for p in prompts}
+    for number, title in enumerate(rows.titles):
+        context = list(texts[title])
+        for place in np.flatnonzero((rows.prompt == number) & (rows.transform == 0)):
+            drafted, judged = (m.forward(context, 1).logits[0] for m in (tiny_pair.draft, tiny_pair.target))
+            assert rows.token[place] == drafted.argmax()
+            assert rows.label("accept")[place] == float(drafted.argmax() == judged.argmax())
+            context.append(int(judged.argmax()))
+    # The target as its own draft: everything is accepted, and no text is written again.
+    alone = CollectSource(source.target, source.target, source.encode, source.vocab_size, source.eos_ids)
+    collect(alone, prompts[:4], tmp_path / "b", settings, texts=kept)
+    assert load_rows([tmp_path / "b"]).label("accept").min() == pytest.approx(1.0, abs=1e-4)
+    assert {f: f.stat().st_mtime_ns for f in kept.iterdir()} == stamps
+    with pytest.raises(DataError, match="another num_tokens"):
+        collect(source, prompts[:4], tmp_path / "c", CollectSettings("exact", 5, settings.transforms, 4), texts=kept)
+
+
+def test_the_sprinter_policy_visits_what_the_gate_leads_to(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    folder = tmp_path / "verifier"
+    names = ("hidden", "embedding")
+    weights = np.random.default_rng(0).normal(size=(1, 32)).astype(np.float32)
+    data = tensors_to_bytes({"0.weight": weights, "0.bias": np.zeros(1, np.float32)})
+    folder.mkdir()
+    (folder / "verifier.safetensors").write_bytes(data)
+    described = {
+        "format": 1,
+        "features": names,
+        "outputs": ["accept"],
+        "num_layers": 1,
+        "draft_fingerprint": tiny_pair.draft.info.fingerprint,
+        "target_fingerprint": tiny_pair.target.info.fingerprint,
+        "transforms": [],
+        "default_threshold": 0.5,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    (folder / "verifier.json").write_text(json.dumps(described))
+    verifier = load_verifier(folder)
+    settings = CollectSettings("sprinter", 6, (Sampling(0.0),), 4)
+    collect(source, prompts[:4], tmp_path / "rows", settings, verifier)
+    rows = load_rows([tmp_path / "rows"])
+    texts = {p.title: tiny_pair.tokenizer.encode(p.text) for p in prompts}
+    scores = verifier.score_batch(rows.inputs(names, np.arange(len(rows))))
+    for number, title in enumerate(rows.titles):
+        config = DecodingConfig(threshold=0.5)
+        engine = build_engine(Pair(replace(tiny_pair.config, verifier=str(folder))), config, Sampling(0.0))
+        run = engine.start(texts[title], 6, Dice(np.random.default_rng(0)), Audit())
+        written = [(e.id, e.origin) for e in run]
+        places = np.flatnonzero(rows.prompt == number)
+        # Every token but a bonus stands where the collection judged one; what was vouched for was kept.
+        assert [s for s, (_, o) in enumerate(written) if o != "bonus"] == rows.step[places].tolist()
+        for place in places:
+            token, origin = written[rows.step[place]]
+            assert (origin == "vouched") == (scores[place] >= 0.5)
+            assert (token == rows.token[place]) == (origin in ("vouched", "tested"))
+
+
+def test_any_backend_can_stand_where_a_batch_is_expected(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    single = CollectSource(OneByOne(tiny_pair.draft), source.target, source.encode, source.vocab_size, source.eos_ids)
+    for policy in ("exact", "draft"):
+        settings = CollectSettings(policy, 4, (Sampling(0.0),), 4)  # type: ignore[arg-type]
+        tables = []
+        for name, one in (("batched", source), ("single", single)):
+            collect(one, prompts[:4], tmp_path / policy / name, settings)
+            tables.append(load_rows([tmp_path / policy / name]))
+        assert (tables[0].token == tables[1].token).all()
+        np.testing.assert_allclose(tables[0].labels, tables[1].labels, atol=1e-4)
+        np.testing.assert_allclose(tables[0].scalars, tables[1].scalars, atol=1e-3)
+
+
+def test_a_backend_writes_the_text_a_batch_writes(
+    source: CollectSource, tiny_pair: Pair, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    how = TextSettings(Sampling(0.0), 5, 0, source.vocab_size, source.eos_ids)
+    ids, encoded = [p.id for p in prompts[:3]], [tiny_pair.tokenizer.encode(p.text) for p in prompts[:3]]
+    side_by_side = TextStore(tmp_path / "a", source.target, how).texts(ids, encoded)
+    alone = TextStore(tmp_path / "b", tiny_pair.target, how).texts(ids, encoded)
+    for one, other in zip(side_by_side, alone, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.hidden, other.hidden, rtol=1e-4, atol=1e-4)

@@ -100,6 +100,20 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(toy: Path, tmp_path: 
         torch.testing.assert_close(value, second[name], rtol=0, atol=0)
 
 
+def test_a_draft_can_be_trained_further(toy: Path, tmp_path: Path) -> None:
+    run(toy, tmp_path / "first")
+    still = dataclasses.replace(SMALL.train, steps=1, lr=1e-9, weight_decay=0.0)
+    run(toy, tmp_path / "second", dataclasses.replace(SMALL, init=str(tmp_path / "first"), train=still))
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=1e-2 * float(value.abs().max()))
+    with pytest.raises(ConfigError, match="layers"):
+        other = dataclasses.replace(SMALL, layers=(0, 1, 3), init=str(tmp_path / "first"))
+        run(toy, tmp_path / "third", other)
+    with pytest.raises(ConfigError, match="head of 20 tokens"):
+        run(toy, tmp_path / "fourth", dataclasses.replace(SMALL, head_tokens=30, init=str(tmp_path / "first")))
+
+
 def test_reading_texts_works_without_writing(toy: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, new_tokens=0, read_tokens=10, head_tokens=None)
     run(toy, tmp_path / "draft", config)

@@ -199,3 +199,27 @@ def test_a_calibration_curve_rises_strictly_and_calibrates() -> None:
     fresh = rng.random(4000)
     mapped = np.interp(fresh, knots["knots"], knots["values"])
     assert calibration_error(mapped, (rng.random(4000) < fresh**2).astype(float)) < 0.04
+
+
+def test_a_score_in_two_parts_is_the_score_of_the_whole_vector(rows: Rows, tmp_path: Path) -> None:
+    save_verifier(tmp_path / "v", fit(rows, replace(QUICK, epochs=1)), rows)
+    verifier = load_verifier(tmp_path / "v")
+    rng = np.random.default_rng(0)
+    for token in (3, 1, 3):
+        embedding = np.random.default_rng(token).normal(size=HIDDEN).astype(np.float32)
+        hidden, logits = rng.normal(size=HIDDEN).astype(np.float32), rng.normal(size=9).astype(np.float32)
+        draft = Draft([token], [Proposal(token, Law(np.full(9, 1 / 9)), logits, None, hidden, embedding)])
+        whole = verifier.score_vector(vector(verifier.record.features, draft))
+        assert verifier.score(draft) == pytest.approx(whole, abs=1e-6)
+
+
+def test_scalars_bear_banned_tokens_and_a_vocabulary_of_one() -> None:
+    from sprinter.decoding.gates.features import scalars
+
+    logits = np.array([0.0, -np.inf, 1.0, 2.0], np.float32)
+    found = scalars(Draft([2], [Proposal(2, Law(np.full(4, 0.25)), logits, None, None, None)]))
+    probs = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
+    expected = [np.log(0.25), np.log(probs[1]), -(probs * np.log(probs)).sum(), probs[2] - probs[1], np.log(2), 0, 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    alone = scalars(Draft([0], [Proposal(0, Law(np.ones(1)), np.zeros(1, np.float32), None, None, None)]))
+    np.testing.assert_allclose(alone, [0, 0, 0, 1, 0, 0, 1], atol=1e-6)

@@ -41,7 +41,7 @@ class ModelInfo:
     num_parameters: int
     bytes_per_step: int  # weight bytes read for one token
     fingerprint: str  # sha256 hex of the weights, the same for every backend
-    backend: str  # "hf", "fast", "toy"
+    backend: str  # "hf", "fast", "fast-compiled", "toy"
     weights: str  # "float32", "bfloat16", "int8", "int4", "float64"
     device: str = "cpu"
 

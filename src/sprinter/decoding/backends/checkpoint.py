@@ -78,7 +78,7 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over config and weight files; equal for equal models, whatever the folder is called."""
+        """SHA-256 (hex) over config and tensors; equal for equal models, whatever folder or metadata they come with."""
         files = sorted(set(self.files.values())) or [self.path]
         marks = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
         return _fingerprint(json.dumps(self.config, sort_keys=True), marks)
@@ -112,9 +112,9 @@ def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
 def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
     if size < _WORTH_REMEMBERING:
-        return sha256_of(Path(path))
+        return _content_sha256(Path(path))
     # Path, size and time are the key, so an edited or replaced file is hashed again.
-    key = hashlib.sha256(f"{Path(path).resolve()} {size} {mtime_ns}".encode()).hexdigest()
+    key = hashlib.sha256(f"content {Path(path).resolve()} {size} {mtime_ns}".encode()).hexdigest()
     note = cache_dir() / "sha256" / key
     try:
         known = note.read_text(encoding="ascii").strip()
@@ -122,7 +122,7 @@ def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
             return known
     except (OSError, UnicodeDecodeError):
         pass  # no note yet, or an unreadable one: hash
-    found = sha256_of(Path(path))
+    found = _content_sha256(Path(path))
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         beside = note.with_name(f"{key}.{os.getpid()}")
@@ -131,6 +131,24 @@ def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
     except OSError:
         pass  # a cache that cannot be written only costs time
     return found
+
+
+def _content_sha256(file: Path) -> str:
+    """SHA-256 of a file's tensors: names, shapes, formats and bytes. BackendError if it cannot be read.
+
+    The library writes a file's metadata in an order drawn anew each time, so two conversions of one model differ as
+    files; their fingerprints must not.
+    """
+    if file.suffix != ".safetensors":
+        return sha256_of(file)
+    try:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            header.pop("__metadata__", None)
+            digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+            return hashlib.file_digest(stream, lambda: digest).hexdigest()
+    except (OSError, ValueError, AttributeError, MemoryError, OverflowError) as error:
+        raise _damaged(file, error) from error
 
 
 def sha256_of(file: Path) -> str:
@@ -301,7 +319,7 @@ def load_torch_draft(
     state = {name: draft.tensor(name).to(dtype) for name in draft.names if name != HEAD_TOKENS}
     state |= {name: target.tensor(name).to(dtype) for name in borrowed}
     try:
-        config = AutoConfig.from_pretrained(str(draft.path))
+        config = AutoConfig.from_pretrained(str(draft.path), trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -25,6 +26,7 @@ from sprinter.decoding.backends.checkpoint import (
     require_target,
 )
 from sprinter.decoding.backends.fast_config import Architecture, architecture
+from sprinter.decoding.backends.fast_cuda import CudaRunner
 from sprinter.decoding.backends.fast_runner import TorchRunner
 from sprinter.decoding.backends.fast_weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
 from sprinter.decoding.backends.native import NativeRunner, fits, library
@@ -75,7 +77,7 @@ class FastModel:
         arch = architecture(source.checkpoint.config, str(source.checkpoint.path))
         head_ids = head_tokens(source.checkpoint)
         place = cache or cache_dir()
-        compiled = library(place) if weights in ("int4", "int8") and fits(arch) else None
+        compiled = library() if weights in ("int4", "int8") and fits(arch) else None
 
         def make() -> dict[str, Tensor]:
             head = source.read(_EMBED if arch.tied else "lm_head.weight")
@@ -92,9 +94,15 @@ class FastModel:
             runner: Runner
             if compiled is not None:
                 runner = NativeRunner(compiled, arch, tensors, embed, width)
+            elif device == "cpu":
+                runner = TorchRunner(arch, tensors, embed)
             else:
-                runner = TorchRunner(arch, tensors, embed, device)
-        return cls(_describe(source, arch, tensors, weights, device, width), runner, embed, head_ids)
+                runner = CudaRunner(arch, tensors, embed, device)
+        info = _describe(source, arch, tensors, weights, device, width)
+        if compiled is not None:
+            # The compiled pass rounds activations to 8 bits: another arithmetic, so a certificate must tell them apart.
+            info = replace(info, backend="fast-compiled")
+        return cls(info, runner, embed, head_ids)
 
     @property
     def compiled(self) -> bool:

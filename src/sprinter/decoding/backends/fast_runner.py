@@ -39,10 +39,11 @@ class SequenceCache:
     costs nothing.
     """
 
-    def __init__(self, arch: Architecture, device: torch.device) -> None:
+    def __init__(self, arch: Architecture, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """On a CPU `dtype` is best float32: one token's attention takes four times as long in bfloat16."""
         self._arch = arch
         self._device = device
-        self.kv = torch.empty(2, arch.num_layers, arch.num_kv_heads, 0, arch.head_dim, device=device)
+        self.kv = torch.empty(2, arch.num_layers, arch.num_kv_heads, 0, arch.head_dim, device=device, dtype=dtype)
         self.rotary = torch.empty(0)
         self.reserve(1)
 
@@ -55,8 +56,7 @@ class SequenceCache:
         while capacity < length:
             capacity *= 2
         capacity = min(capacity, arch.context_length)
-        # Always float32: for one token attention over it takes a quarter of the time bfloat16 takes on a CPU.
-        grown = torch.zeros(2, arch.num_layers, arch.num_kv_heads, capacity, arch.head_dim, device=self._device)
+        grown = self.kv.new_zeros(2, arch.num_layers, arch.num_kv_heads, capacity, arch.head_dim)
         grown[:, :, :, :held] = self.kv
         self.kv = grown  # [key/value, layer, kv_head, position, head_dim]
         self.rotary = rotary_table(arch, capacity)[:, None].to(self._device)  # [position, 1, head_dim / 2]
@@ -69,7 +69,8 @@ class TorchRunner:
     def __init__(self, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, device: str = "cpu") -> None:
         self._arch = arch
         self._device = torch.device(device)
-        self._embed = embed  # [vocab, hidden]
+        # On a GPU the table must be at hand; on a CPU it stays mapped from its file.
+        self._embed = embed if self._device.type == "cpu" else embed.to(self._device)  # [vocab, hidden]
         tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         self._layers = [
             Layer(
@@ -86,7 +87,8 @@ class TorchRunner:
         ]
         self._norm = tensors["norm"]
         self._head = linear(tensors, HEAD)
-        self._cache = SequenceCache(arch, self._device)
+        halves = self._device.type != "cpu" and f"{HEAD}.weight" in tensors
+        self._cache = SequenceCache(arch, self._device, tensors[f"{HEAD}.weight"].dtype if halves else torch.float32)
 
     def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
         """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
@@ -95,7 +97,10 @@ class TorchRunner:
         """
         self._cache.reserve(start + len(ids))
         rows = [self._blocks(ids[i : i + _CHUNK], start + i) for i in range(0, len(ids), _CHUNK)]
-        x = (rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:]  # [num_last, hidden]
+        return self._finish((rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:])
+
+    def _finish(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, hidden) of rows of the residual stream, [rows, hidden]."""
         hidden = F.rms_norm(x, (self._arch.hidden_size,), self._norm, self._arch.norm_eps)
         return self._head(hidden), hidden
 
@@ -103,28 +108,38 @@ class TorchRunner:
         """Additive causal mask [group * rows, start + rows]; None for one row, which sees everything."""
         if num_rows == 1:
             return None
-        mask = torch.full((num_rows, start + num_rows), -torch.inf, device=self._device).triu_(start + 1)
+        shape, dtype = (num_rows, start + num_rows), self._cache.kv.dtype
+        mask = torch.full(shape, -torch.inf, device=self._device, dtype=dtype).triu_(start + 1)
         return mask.repeat(self._arch.group_size, 1)
 
     def _blocks(self, ids: Sequence[int], start: int) -> Tensor:
         """The residual stream after the last layer, [rows, hidden]."""
-        arch, end = self._arch, start + len(ids)
-        x = self._embed[torch.tensor(ids, dtype=torch.int64)].to(self._device, torch.float32)  # [rows, hidden]
-        rotary, mask = self._cache.rotary[start:end], self._mask(len(ids), start)
-        keys, values = self._cache.kv[:, :, :, :end].unbind(0)  # [layer, kv_head, end, head_dim] each
+        end, indices = start + len(ids), torch.tensor(ids, dtype=torch.int64, device=self._device)
+        place, kv = slice(start, end), self._cache.kv[:, :, :, :end]
+        mask = self._mask(len(ids), start)
+        return self._layers_on(self._embed[indices].float(), self._cache.rotary[place], kv, place, mask)
+
+    def _layers_on(self, x: Tensor, rotary: Tensor, kv: Tensor, place: slice | Tensor, mask: Tensor | None) -> Tensor:
+        """All layers on x [rows, hidden] (overwritten), whose keys and values go to `place` in kv's positions.
+
+        `kv` is [key/value, layer, kv_head, position, head_dim]; `mask` is added to the scores.
+        """
+        arch = self._arch
+        keys, values = kv.unbind(0)  # [layer, kv_head, position, head_dim] each
         for layer, layer_keys, layer_values in zip(self._layers, keys.unbind(0), values.unbind(0), strict=True):
-            normed = F.rms_norm(x, (arch.hidden_size,), layer.attn_norm, arch.norm_eps)
-            x += layer.out(self._attend(layer, layer.qkv(normed), rotary, layer_keys, layer_values, mask))
+            qkv = layer.qkv(F.rms_norm(x, (arch.hidden_size,), layer.attn_norm, arch.norm_eps))
+            q = self._write_heads(layer, qkv, rotary, layer_keys, layer_values, place)
+            x += layer.out(self._attend(q, layer_keys, layer_values, mask))
             gate, up = layer.gate_up(F.rms_norm(x, (arch.hidden_size,), layer.mlp_norm, arch.norm_eps)).chunk(2, -1)
             x += layer.down(F.silu(gate).mul_(up))
         return x
 
-    def _attend(
-        self, layer: Layer, qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    def _write_heads(
+        self, layer: Layer, qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, place: slice | Tensor
     ) -> Tensor:
-        """Attention output before its projection, [rows, num_heads * head_dim]; writes the rows' keys and values.
+        """Rotated queries [rows, num_heads, head_dim]; the rows' keys and values go to `place`.
 
-        `keys` and `values` [kv_head, end, head_dim] are views of the cache that end with the rows of `qkv`.
+        `keys` and `values` are [kv_head, position, head_dim].
         """
         arch, num_rows = self._arch, qkv.shape[0]
         heads = qkv.view(num_rows, -1, arch.head_dim)  # [row, q heads then k heads then v heads, head_dim]
@@ -137,11 +152,16 @@ class TorchRunner:
             rotated = torch.cat([q, k], 1)
         pairs = torch.view_as_complex(rotated.reshape(num_rows, num_rotated, -1, 2)) * rotary
         rotated = torch.view_as_real(pairs).view(num_rows, num_rotated, arch.head_dim)
-        keys[:, -num_rows:] = rotated[:, arch.num_heads :].transpose(0, 1)
-        values[:, -num_rows:] = heads[:, num_rotated:].transpose(0, 1)
+        keys[:, place] = rotated[:, arch.num_heads :].transpose(0, 1).to(keys.dtype)
+        values[:, place] = heads[:, num_rotated:].transpose(0, 1).to(values.dtype)
+        return rotated[:, : arch.num_heads]
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention output before its projection, [rows, num_heads * head_dim], for q [rows, num_heads, head_dim]."""
+        arch, num_rows = self._arch, q.shape[0]
         # The queries of one key-value head are further rows of one attention: no copy of keys per query head.
-        q = rotated[:, : arch.num_heads].reshape(num_rows, arch.num_kv_heads, arch.group_size, arch.head_dim)
+        q = q.reshape(num_rows, arch.num_kv_heads, arch.group_size, arch.head_dim)
         q = q.permute(1, 2, 0, 3).reshape(arch.num_kv_heads, -1, arch.head_dim)  # [kv_head, group * row, head_dim]
-        y = F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=mask)[0]
+        y = F.scaled_dot_product_attention(q[None].to(keys.dtype), keys[None], values[None], attn_mask=mask)[0]
         y = y.view(arch.num_kv_heads, arch.group_size, num_rows, arch.head_dim).permute(2, 0, 1, 3)
         return y.reshape(num_rows, arch.num_heads * arch.head_dim)

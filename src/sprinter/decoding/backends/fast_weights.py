@@ -187,3 +187,5 @@ def check_format(weights: str, device: str) -> None:
         raise ConfigError(f"weights {weights!r} are none of {', '.join(FORMATS)}")
     if device != "cpu" and weights in ("int4", "int8"):
         raise ConfigError(f"weights {weights!r} are for the CPU: use --weights bfloat16 on {device}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r} needs a CUDA GPU, and torch finds none: use --device cpu")

@@ -119,13 +119,23 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = checkpoint.path
+    # Without the refusal transformers would ask on stdin whether to run code that came with the model.
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
     try:
         if checkpoint.is_gguf:
-            return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
-        return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, use_safetensors=True, local_files_only=True)
+            model, found = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, **options)
+        else:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(path), use_safetensors=True, local_files_only=True, **options
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackendError(f"cannot load {path} as a causal language model: {reason}") from error
+    # transformers fills what is missing with random numbers and goes on.
+    lost = sorted(found["missing_keys"])
+    if lost:
+        raise BackendError(f"{path} lacks {len(lost)} tensors of its config.json, {lost[0]} first: copy it again")
+    return model
 
 
 def _restrict_head(model: Any, head_tokens: Tensor) -> None:

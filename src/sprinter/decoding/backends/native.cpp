@@ -1,36 +1,18 @@
 // Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2.
 //
-// Every row is computed by the same operations in the same order however many rows a pass holds, so the logits of a
-// token do not depend on the block it was verified in. Weights lie in blocks of 8 output rows, so that one register
-// holds 4 inputs of each of them and no sum ever crosses lanes:
-//
-//   4 bit, one block and group of 32 inputs: 4 registers; byte 4*row + i of register j holds input 4*j + i in its low
-//   half and input 4*(j + 4) + i in its high half;  weight = scale * code + minimum
-//   8 bit: 8 registers; byte 4*row + i of register j holds input 4*j + i;  weight = scale * code
-//
-// Activations of a group of 32 share one float scale (largest magnitude / 127).
+// Every row is computed by the same operations in the same order however many rows a pass holds and however many
+// threads share it, so the logits of a token do not depend on the block it was verified in.
 
-#include <immintrin.h>
-#include <omp.h>
-
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <vector>
 
+#include "native_pool.h"
+#include "native_products.h"
+
 namespace {
-
-constexpr int kGroup = 32;
-constexpr int kBlock = 8;
-
-struct Matrix {
-    const uint8_t* codes;
-    const uint16_t* scales;    // float16 [block, group, 8]
-    const uint16_t* minimums;  // the same; null for 8 bit
-    const float* bias;         // [rows] or null
-    int64_t rows, columns;
-};
 
 struct Layer {
     Matrix qkv, out, gate_up, down;
@@ -51,172 +33,12 @@ struct Cache {
     int64_t capacity;
 };
 
-// Rows of activations in 8 bits.
-struct Quantised {
-    std::vector<int8_t> codes;        // [row, column]
-    std::vector<float> scales, sums;  // [row, group]; sums = scale * sum of codes
-    Quantised(int64_t rows, int64_t columns)
-        : codes(rows * columns), scales(rows * columns / kGroup), sums(rows * columns / kGroup) {}
-};
-
-// First and one-past-last item of this thread's even share.
-inline void share(int64_t items, int64_t* first, int64_t* last) {
-    const int64_t threads = omp_get_num_threads(), mine = omp_get_thread_num();
-    *first = items * mine / threads;
-    *last = items * (mine + 1) / threads;
-}
-
-inline void quantise_group(const float* x, int8_t* codes, float* scale, float* sum) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 v[4], largest = _mm256_setzero_ps(), probe = _mm256_setzero_ps();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, v[i]));
-        probe = _mm256_fmadd_ps(v[i], _mm256_setzero_ps(), probe);
-    }
-    float lanes[8], probes[8], most = 0.0f;
-    _mm256_storeu_ps(lanes, largest);
-    _mm256_storeu_ps(probes, probe);
-    for (int i = 0; i < 8; i++) {
-        if (lanes[i] > most) most = lanes[i];
-        // A NaN or infinity must reach the logits, where it is reported; codes cannot carry one.
-        if (probes[i] != 0.0f) {
-            *scale = *sum = probes[i];
-            std::memset(codes, 0, kGroup);
-            return;
-        }
-    }
-    *scale = most / 127.0f;
-    const __m256 inverse = _mm256_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
-    __m256i total = _mm256_setzero_si256(), q[4];
-    for (int i = 0; i < 4; i++) {
-        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-        total = _mm256_add_epi32(total, q[i]);
-    }
-    // The two packs work within halves of registers; the permutation puts the inputs back in order.
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_permutevar8x32_epi32(bytes, order));
-    int32_t totals[8], all = 0;
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(totals), total);
-    for (int i = 0; i < 8; i++) all += totals[i];
-    *sum = *scale * static_cast<float>(all);
-}
-
-inline __m256 halves(const uint16_t* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-
-inline __m256i quad(const int8_t* p) {
-    int32_t four;
-    std::memcpy(&four, p, 4);
-    return _mm256_set1_epi32(four);
-}
-
-// 8 outputs of `num` rows of x, 4-bit weights.
-template <int num>
-void block_int4(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
-    const int64_t groups = w.columns / kGroup;
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    __m256 acc[num], shift[num];
-    for (int t = 0; t < num; t++) acc[t] = shift[t] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = block * groups + g;
-        const auto* packed = reinterpret_cast<const __m256i*>(w.codes + at * (kBlock * kGroup / 2));
-        __m256i q[8];
-        for (int j = 0; j < 4; j++) {
-            const __m256i bytes = _mm256_loadu_si256(packed + j);
-            q[j] = _mm256_and_si256(bytes, low);
-            q[j + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
-        }
-        const __m256 scale = halves(w.scales + at * kBlock), minimum = halves(w.minimums + at * kBlock);
-        for (int t = 0; t < num; t++) {
-            const int8_t* a = x.codes.data() + (row + t) * w.columns + g * kGroup;
-            // Eight sums of two products of at most 15 * 127 fit into 16 bits.
-            __m256i even = _mm256_maddubs_epi16(q[0], quad(a)), odd = _mm256_maddubs_epi16(q[1], quad(a + 4));
-            for (int j = 2; j < 8; j += 2) {
-                even = _mm256_add_epi16(even, _mm256_maddubs_epi16(q[j], quad(a + 4 * j)));
-                odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(q[j + 1], quad(a + 4 * j + 4)));
-            }
-            const __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(even, odd), ones));
-            const int64_t s = (row + t) * groups + g;
-            acc[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[s])), acc[t]);
-            shift[t] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sums[s]), shift[t]);
-        }
-    }
-    for (int t = 0; t < num; t++) _mm256_storeu_ps(out + t * kBlock, _mm256_add_ps(acc[t], shift[t]));
-}
-
-// 8 outputs of `num` rows of x, 8-bit weights.
-template <int num>
-void block_int8(const Matrix& w, int64_t block, const Quantised& x, int64_t row, float* out) {
-    const int64_t groups = w.columns / kGroup;
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256 acc[num];
-    for (int t = 0; t < num; t++) acc[t] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = block * groups + g;
-        const auto* codes = reinterpret_cast<const __m256i*>(w.codes + at * (kBlock * kGroup));
-        const __m256 scale = halves(w.scales + at * kBlock);
-        __m256i sum[num];
-        for (int t = 0; t < num; t++) sum[t] = _mm256_setzero_si256();
-        for (int j = 0; j < 8; j++) {
-            const __m256i q = _mm256_loadu_si256(codes + j);
-            // maddubs takes one unsigned side: |weight|, its sign moved onto the activation.
-            const __m256i magnitude = _mm256_sign_epi8(q, q);
-            for (int t = 0; t < num; t++) {
-                const __m256i a = quad(x.codes.data() + (row + t) * w.columns + g * kGroup + 4 * j);
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, q));
-                sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(pairs, ones));
-            }
-        }
-        for (int t = 0; t < num; t++) {
-            const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[(row + t) * groups + g]));
-            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), factor, acc[t]);
-        }
-    }
-    for (int t = 0; t < num; t++) _mm256_storeu_ps(out + t * kBlock, acc[t]);
-}
-
-using BlockFn = void (*)(const Matrix&, int64_t, const Quantised&, int64_t, float*);
-const BlockFn kInt4[4] = {block_int4<1>, block_int4<2>, block_int4<3>, block_int4<4>};
-const BlockFn kInt8[4] = {block_int8<1>, block_int8<2>, block_int8<3>, block_int8<4>};
-
-// This thread's share of y (+)= x W^T + b for `rows` rows; y has `stride` floats per row.
-void multiply(const Matrix& w, const Quantised& x, int64_t rows, float* y, int64_t stride, bool add) {
-    int64_t first, last;
-    share((w.rows + kBlock - 1) / kBlock, &first, &last);
-    float out[4 * kBlock];
-    for (int64_t block = first; block < last; block++) {
-        const int64_t begin = block * kBlock, width = std::min<int64_t>(kBlock, w.rows - begin);
-        for (int64_t row = 0; row < rows; row += 4) {
-            const int num = static_cast<int>(std::min<int64_t>(4, rows - row));
-            (w.minimums ? kInt4 : kInt8)[num - 1](w, block, x, row, out);
-            for (int t = 0; t < num; t++) {
-                float* to = y + (row + t) * stride + begin;
-                for (int64_t i = 0; i < width; i++) {
-                    const float value = out[t * kBlock + i] + (w.bias ? w.bias[begin + i] : 0.0f);
-                    to[i] = add ? to[i] + value : value;
-                }
-            }
-        }
-    }
-}
-
 inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
     float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < n; i++) squares += x[i] * x[i];
     const float factor = 1.0f / std::sqrt(squares / static_cast<float>(n) + eps);
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor * weight[i];
-}
-
-inline void quantise_row(const float* x, int64_t row, int64_t columns, Quantised& q) {
-    const int64_t groups = columns / kGroup;
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = row * groups + g;
-        quantise_group(x + g * kGroup, &q.codes[at * kGroup], &q.scales[at], &q.sums[at]);
-    }
 }
 
 // Cephes' expf without its special cases; arguments are at most 0.
@@ -290,20 +112,18 @@ struct Scratch {
 };
 
 void norm_and_quantise(const Model& m, const float* x, const float* weight, int64_t rows, Scratch& s) {
-    int64_t first, last;
-    share(rows, &first, &last);
-    for (int64_t r = first; r < last; r++) {
-        rms_norm(x + r * m.hidden, weight, m.hidden, m.eps, &s.normed[r * m.hidden]);
-        quantise_row(&s.normed[r * m.hidden], r, m.hidden, s.q_hidden);
-    }
+    pool().each(rows, 16, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++) {
+            rms_norm(x + r * m.hidden, weight, m.hidden, m.eps, &s.normed[r * m.hidden]);
+            quantise_row(&s.normed[r * m.hidden], r, m.hidden, s.q_hidden);
+        }
+    });
 }
 
 // Queries rotated in place, keys and values written to the cache.
 void place_heads(const Model& m, const Layer& layer, Cache c, int64_t start, int64_t rows, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
-    int64_t first, last;
-    share(rows * num_heads, &first, &last);
-    for (int64_t item = first; item < last; item++) {
+    for (int64_t item = 0; item < rows * num_heads; item++) {
         const int64_t position = start + item / num_heads, head = item % num_heads;
         float* x = &s.qkv[item * dim];
         const float* rotary = c.rotary + position * dim;
@@ -320,44 +140,50 @@ void place_heads(const Model& m, const Layer& layer, Cache c, int64_t start, int
     }
 }
 
-void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s, std::vector<float>& scores) {
+void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
-    int64_t first, last;
-    // Heads vary slowest: later rows see more, and this way both threads get rows of every length.
-    share(rows * m.num_heads, &first, &last);
-    for (int64_t item = first; item < last; item++) {
-        const int64_t r = item % rows, head = item / rows;
-        const int64_t offset = head / (m.num_heads / m.num_kv_heads) * c.capacity * dim;
-        attend(&s.qkv[(r * num_heads + head) * dim], c.keys + offset, c.values + offset, start + r + 1, dim,
-               scores.data(), &s.attended[(r * m.num_heads + head) * dim]);
-    }
-}
-
-void quantise_all(const std::vector<float>& x, int64_t rows, int64_t columns, Quantised& q) {
-    int64_t first, last;
-    share(rows * (columns / kGroup), &first, &last);
-    for (int64_t g = first; g < last; g++)
-        quantise_group(&x[g * kGroup], &q.codes[g * kGroup], &q.scales[g], &q.sums[g]);
+    const int64_t grain = std::max<int64_t>(1, kWorthwhile / (2 * dim * (start + rows)));
+    pool().each(rows * m.num_heads, grain, [&](int64_t first, int64_t last) {
+        std::vector<float> scores(start + rows);
+        for (int64_t item = first; item < last; item++) {
+            // Heads vary slowest: later rows see more, and this way every piece gets rows of every length.
+            const int64_t r = item % rows, head = item / rows;
+            const int64_t offset = head / (m.num_heads / m.num_kv_heads) * c.capacity * dim;
+            attend(&s.qkv[(r * num_heads + head) * dim], c.keys + offset, c.values + offset, start + r + 1, dim,
+                   scores.data(), &s.attended[(r * m.num_heads + head) * dim]);
+        }
+    });
+    for (int64_t r = 0; r < rows; r++)
+        quantise_row(&s.attended[r * m.num_heads * dim], r, m.num_heads * dim, s.q_heads);
 }
 
 void activate(const Model& m, int64_t rows, Scratch& s) {
     const int64_t groups = m.inter / kGroup;
-    int64_t first, last;
-    share(rows * groups, &first, &last);
-    for (int64_t item = first; item < last; item++) {
-        const float* gate = &s.gate_up[item / groups * 2 * m.inter + item % groups * kGroup];
-        float product[kGroup];
-        for (int i = 0; i < kGroup; i++) {
-            const float z = gate[i], e = exponential(-std::fabs(z));
-            product[i] = z * (z >= 0.0f ? 1.0f : e) / (1.0f + e) * gate[m.inter + i];
+    pool().each(rows * groups, 256, [&](int64_t first, int64_t last) {
+        for (int64_t item = first; item < last; item++) {
+            const float* gate = &s.gate_up[item / groups * 2 * m.inter + item % groups * kGroup];
+            float product[kGroup];
+            for (int i = 0; i < kGroup; i++) {
+                const float z = gate[i], e = exponential(-std::fabs(z));
+                product[i] = z * (z >= 0.0f ? 1.0f : e) / (1.0f + e) * gate[m.inter + i];
+            }
+            quantise_group(product, &s.q_inter.codes[item * kGroup], &s.q_inter.scales[item], &s.q_inter.sums[item]);
         }
-        quantise_group(product, &s.q_inter.codes[item * kGroup], &s.q_inter.scales[item], &s.q_inter.sums[item]);
-    }
+    });
 }
 
 }  // namespace
 
 extern "C" {
+
+// y = x W^T + b with x [rows, columns] in 8 bits per group; for tests.
+void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float* y, int num_threads) {
+    std::lock_guard<std::mutex> lock(pool().in_use);
+    pool().wake(num_threads);
+    Quantised quantised(rows, matrix->columns);
+    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, matrix->columns, quantised);
+    multiply(*matrix, quantised, rows, y, false);
+}
 
 // Runs `rows` rows x [row, hidden] (overwritten) at positions start, start + 1, ...; writes the last `num_last` rows
 // of hidden states [num_last, hidden] and logits [num_last, head rows].
@@ -365,41 +191,26 @@ void sprinter_forward(const Model* model, const Cache* cache, float* x, int64_t 
                       float* hidden, float* logits, int num_threads) {
     const Model& m = *model;
     const int64_t layer_floats = m.num_kv_heads * cache->capacity * m.head_dim;
+    std::lock_guard<std::mutex> lock(pool().in_use);
+    pool().wake(num_threads);
     Scratch s(m, rows);
-#pragma omp parallel num_threads(num_threads)
-    {
-        std::vector<float> scores(start + rows);
-        for (int64_t i = 0; i < m.num_layers; i++) {
-            const Layer& layer = m.layers[i];
-            const Cache c = {cache->keys + i * layer_floats, cache->values + i * layer_floats, cache->rotary,
-                             cache->capacity};
-            norm_and_quantise(m, x, layer.attn_norm, rows, s);
-#pragma omp barrier
-            multiply(layer.qkv, s.q_hidden, rows, s.qkv.data(), layer.qkv.rows, false);
-#pragma omp barrier
-            place_heads(m, layer, c, start, rows, s);
-#pragma omp barrier
-            attend_all(m, c, start, rows, s, scores);
-#pragma omp barrier
-            quantise_all(s.attended, rows, m.num_heads * m.head_dim, s.q_heads);
-#pragma omp barrier
-            multiply(layer.out, s.q_heads, rows, x, m.hidden, true);
-#pragma omp barrier
-            norm_and_quantise(m, x, layer.mlp_norm, rows, s);
-#pragma omp barrier
-            multiply(layer.gate_up, s.q_hidden, rows, s.gate_up.data(), layer.gate_up.rows, false);
-#pragma omp barrier
-            activate(m, rows, s);
-#pragma omp barrier
-            multiply(layer.down, s.q_inter, rows, x, m.hidden, true);
-#pragma omp barrier
-        }
-        const int64_t skipped = rows - num_last;
-        norm_and_quantise(m, x + skipped * m.hidden, m.norm, num_last, s);
-#pragma omp barrier
-#pragma omp single nowait
-        std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
-        multiply(m.head, s.q_hidden, num_last, logits, m.head.rows, false);
+    for (int64_t i = 0; i < m.num_layers; i++) {
+        const Layer& layer = m.layers[i];
+        const Cache c = {cache->keys + i * layer_floats, cache->values + i * layer_floats, cache->rotary,
+                         cache->capacity};
+        norm_and_quantise(m, x, layer.attn_norm, rows, s);
+        multiply(layer.qkv, s.q_hidden, rows, s.qkv.data(), false);
+        place_heads(m, layer, c, start, rows, s);
+        attend_all(m, c, start, rows, s);
+        multiply(layer.out, s.q_heads, rows, x, true);
+        norm_and_quantise(m, x, layer.mlp_norm, rows, s);
+        multiply(layer.gate_up, s.q_hidden, rows, s.gate_up.data(), false);
+        activate(m, rows, s);
+        multiply(layer.down, s.q_inter, rows, x, true);
     }
+    if (num_last == 0) return;
+    norm_and_quantise(m, x + (rows - num_last) * m.hidden, m.norm, num_last, s);
+    std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
+    multiply(m.head, s.q_hidden, num_last, logits, false);
 }
 }

@@ -24,16 +24,28 @@ from torch import Tensor
 from sprinter.decoding.backends.fast_config import Architecture
 from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
+from sprinter.zoo.default_pair import cache_dir
 
-_SOURCE: Final = Path(__file__).with_name("native.cpp")
-_FLAGS: Final = ("-O3", "-std=c++17", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", "-fno-trapping-math")
-_LINK: Final = ("-fopenmp", "-shared", "-fPIC")
-_COMPILE_SECONDS: Final = 120
+_SOURCES: Final = tuple(Path(__file__).with_name(f"native{end}") for end in (".cpp", "_pool.h", "_products.h"))
+_FLAGS: Final = (
+    "-O3",
+    "-std=c++17",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+_LINK: Final = ("-pthread", "-shared", "-fPIC")
+_COMPILE_SECONDS: Final = 300
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
 
 
-class _Matrix(ctypes.Structure):
+class Matrix(ctypes.Structure):
+    """One weight matrix, as native.cpp declares it."""
+
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "minimums", "bias")),
         ("rows", ctypes.c_int64),
@@ -43,7 +55,7 @@ class _Matrix(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, _Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
         *((name, ctypes.c_void_p) for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
     )
 
@@ -51,7 +63,7 @@ class _Layer(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.POINTER(_Layer)),
-        ("head", _Matrix),
+        ("head", Matrix),
         ("norm", ctypes.c_void_p),
         *(
             (name, ctypes.c_int64)
@@ -68,27 +80,32 @@ class _Cache(ctypes.Structure):
     )
 
 
-@lru_cache(maxsize=8)
-def library(cache: Path) -> Any | None:
-    """The compiled library from `cache`, built first if need be (about 3 s); None where it cannot be had."""
-    if os.environ.get("SPRINTER_NATIVE", "1") == "0" or not sys.platform.startswith("linux"):
-        return None
+def library() -> Any | None:
+    """The compiled library, built first if need be (about 3 s); None where it cannot be had or `SPRINTER_NATIVE=0`."""
+    return None if os.environ.get("SPRINTER_NATIVE") == "0" else _loaded(cache_dir() / "native")
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path) -> Any | None:
     # An AVX512 machine runs AVX2 code as well; "DEFAULT" and other processors' names do not.
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    if not sys.platform.startswith("linux") or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return None
     try:
-        loaded = ctypes.CDLL(str(_built(cache / "native")))
+        loaded = ctypes.CDLL(str(_built(folder)))
     except (OSError, subprocess.SubprocessError):
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     loaded.sprinter_forward.argtypes = [pointer] * 3 + [number] * 3 + [pointer] * 2 + [ctypes.c_int]
     loaded.sprinter_forward.restype = None
+    loaded.sprinter_multiply.argtypes = [pointer] * 2 + [number, pointer, ctypes.c_int]
+    loaded.sprinter_multiply.restype = None
     return loaded
 
 
 def _built(folder: Path) -> Path:
     """The library file, named after its source and flags; OSError or SubprocessError when it cannot be built."""
-    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join((*_FLAGS, *_LINK)).encode()).hexdigest()
+    recipe = [*(source.read_bytes() for source in _SOURCES), " ".join((*_FLAGS, *_LINK)).encode()]
+    digest = hashlib.sha256(b"".join(recipe)).hexdigest()
     path = folder / f"sprinter-{digest[:20]}.so"
     if path.is_file():
         return path
@@ -98,7 +115,7 @@ def _built(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
         built = Path(beside) / path.name
-        command = [compiler, *_FLAGS, *_LINK, str(_SOURCE), "-o", str(built)]
+        command = [compiler, *_FLAGS, *_LINK, str(_SOURCES[0]), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         built.replace(path)
     return path
@@ -112,6 +129,12 @@ def fits(arch: Architecture) -> bool:
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def matrix(tensors: Mapping[str, Tensor], name: str, rows: int, columns: int) -> Matrix:
+    """Matrix `name` of `native_parts`; it points into `tensors`, which must outlive it."""
+    parts = (tensors.get(f"{name}.{NATIVE}_{part}") for part in ("codes", "scales", "minimums"))
+    return Matrix(*(_address(part) for part in parts), _address(tensors.get(f"{name}.bias")), rows, columns)
 
 
 class NativeRunner:
@@ -142,9 +165,8 @@ class NativeRunner:
         self._cache = SequenceCache(arch, torch.device("cpu"))
         self._cache_view = self._view()
 
-    def _matrix(self, name: str, rows: int, columns: int) -> _Matrix:
-        parts = (self._tensors.get(f"{name}.{NATIVE}_{part}") for part in ("codes", "scales", "minimums"))
-        return _Matrix(*(_address(part) for part in parts), _address(self._tensors.get(f"{name}.bias")), rows, columns)
+    def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        return matrix(self._tensors, name, rows, columns)
 
     def _layer(self, i: int) -> _Layer:
         arch = self._arch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ class Tokenizer:
     chat_template: str | None
     special: Mapping[str, str]  # "bos_token", "eos_token": their texts, for the chat template
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Ids 0 .. vocab_size - 1 may have a text."""
-        return int(self.fast.get_vocab_size(with_added_tokens=True))
+        # Some vocabularies have holes, so their count is not their reach.
+        return 1 + max(self.fast.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a plain prompt, with the special tokens the model was trained with.
@@ -45,7 +48,10 @@ class Tokenizer:
         if self.chat_template is None:
             raise ConfigError("this model has no chat template: leave out --chat")
         rendered = _render(self.chat_template, [{"role": "user", "content": _without_surrogates(text)}], self.special)
-        return list(self.fast.encode(rendered, add_special_tokens=False).ids)
+        ids = list(self.fast.encode(rendered, add_special_tokens=False).ids)
+        if not ids:
+            raise BackendError("the model's chat template renders nothing: leave out --chat")
+        return ids
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids` without special tokens."""
@@ -102,10 +108,12 @@ def _from_transformers(folder: Path, gguf_file: str | None = None) -> Tokenizer:
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow import, only for models without a tokenizer.json
 
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(folder), gguf_file=gguf_file, local_files_only=True)
+        loaded: Any = AutoTokenizer.from_pretrained(
+            str(folder), gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
+        )
         fast = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(f"no usable tokenizer in {folder}: {reason}") from error
     special = {"bos_token": loaded.bos_token or "", "eos_token": loaded.eos_token or ""}
     eos = _ids(loaded.eos_token_id) | _ids(_json(folder / "generation_config.json").get("eos_token_id"))
@@ -119,7 +127,9 @@ def _json(file: Path) -> dict[str, Any]:
         loaded = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BackendError(f"{file} is not valid JSON ({error}): copy or download it again") from error
-    return loaded if isinstance(loaded, dict) else {}
+    if not isinstance(loaded, dict):
+        raise BackendError(f"{file} must hold one JSON object: copy or download it again")
+    return loaded
 
 
 def _token_text(entry: Any) -> str:
@@ -146,9 +156,15 @@ def _render(template: str, messages: list[dict[str, str]], special: Mapping[str,
         raise TemplateError(message)
 
     # A template is a program that came with the model: the sandbox keeps it from anything but text.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    # Templates are written for transformers, which offers these and does not escape HTML in JSON.
     environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **special)
-    except TemplateError as error:
-        raise BackendError(f"the model's chat template fails ({error}): leave out --chat") from error
+    except Exception as error:  # a template can fail in any way a program can
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackendError(f"the model's chat template fails ({reason}): leave out --chat") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,22 +69,29 @@ def scalars(draft: Draft) -> FloatArray:
     logits = proposal.logits  # [width]
     place = proposal.token if proposal.ids is None else int(np.searchsorted(proposal.ids, proposal.token))
     own = logits[place]
-    peak = logits.max()
-    # A banned token's -inf would make 0 * -inf in the entropy.
-    shifted = np.maximum(logits - peak, -100)
+    best = int(logits.argmax())
+    peak = logits[best]
+    shifted = logits - peak
     weights = np.exp(shifted)
     total = float(weights.sum())
-    log_total = float(np.log(total))
-    second = float(np.partition(logits, -2)[-2]) if len(logits) > 1 else -np.inf
+    log_total = math.log(total)
+    with np.errstate(invalid="ignore"):
+        moment = float(weights @ shifted)
+    if math.isnan(moment):
+        # A banned token's -inf made 0 * -inf; e^-100 is as good as nothing.
+        moment = float(weights @ np.maximum(shifted, -100))
+    # Two maxima cost a tenth of a partition, and the rank of the best token is known: this runs for every token.
+    second = max((float(part.max()) for part in (logits[:best], logits[best + 1 :]) if len(part)), default=-math.inf)
+    rank = 0 if own == peak else int(np.count_nonzero(logits > own))
     previous = draft.scores[-1] if draft.scores else 1.0
     return np.array(
         [
-            max(_FLOOR, float(np.log(max(proposal.law.prob(proposal.token), 1e-30)))),
+            max(_FLOOR, math.log(max(proposal.law.prob(proposal.token), 1e-30))),
             max(_FLOOR, float(own - peak) - log_total),
-            log_total - float(weights @ shifted) / total,
-            (1 - float(np.exp(second - peak))) / total,
-            np.log1p(np.count_nonzero(logits > own)),
-            np.log1p(len(draft) - 1),
+            log_total - moment / total,
+            (1 - math.exp(second - float(peak))) / total,
+            math.log1p(rank),
+            math.log1p(len(draft) - 1),
             1.0 if previous is None else previous,
         ],
         np.float32,

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from sprinter.decoding.gates.features import needs_of, vector
+from sprinter.decoding.gates.features import VECTORS, needs_of, vector
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.records import Draft, FloatArray
 
@@ -60,6 +60,7 @@ class Verifier:
         self.output = output
         self.needs = needs_of(record.features)
         curve = record.calibration.get(output)
+        self._split = _Split(record.features, layers[0]) if hidden and "embedding" in record.features else None
         self._knots = None if curve is None else np.asarray(curve["knots"], float)
         self._values = None if curve is None else np.asarray(curve["values"], float)
 
@@ -70,11 +71,17 @@ class Verifier:
         return hashlib.sha256(f"{self.record.weights_sha256} {curves}".encode()).hexdigest()
 
     def score(self, draft: Draft) -> float:
-        return self.score_vector(vector(self.record.features, draft))
+        if self._split is None:
+            return self.score_vector(vector(self.record.features, draft))
+        return self._finish(np.maximum(self._split.first(draft), 0), self._layers[1:])
 
     def score_vector(self, inputs: FloatArray) -> float:
         """The score of one feature vector [inputs]."""
-        for weight, bias in self._layers:
+        return self._finish(inputs, self._layers)
+
+    def _finish(self, inputs: FloatArray, layers: Sequence[tuple[FloatArray, FloatArray]]) -> float:
+        """The score behind the hidden `layers` that are still to come."""
+        for weight, bias in layers:
             inputs = np.maximum(weight @ inputs + bias, 0)
         logit = float(self._last_weight @ inputs) + self._last_bias
         score = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
@@ -91,6 +98,40 @@ class Verifier:
         if self._knots is not None and self._values is not None:
             scores = np.interp(scores, self._knots, self._values)
         return np.asarray(scores)
+
+
+class _Split:
+    """The first layer in two parts: what a token's embedding adds is computed once per token and kept.
+
+    A draft repeats its tokens, and an embedding is half of the inputs: this halves the work of a score.
+    """
+
+    def __init__(self, features: Sequence[str], layer: tuple[FloatArray, FloatArray]) -> None:
+        """`layer`: (weight [out, inputs], bias [out])."""
+        weight, self._bias = layer
+        vectors = sum(name in VECTORS for name in features)
+        width = (weight.shape[1] - (len(features) - vectors)) // vectors
+        sizes = [width if name in VECTORS else 1 for name in features]
+        starts = np.cumsum([0, *sizes])
+        columns = {name: np.arange(a, a + n) for name, a, n in zip(features, starts, sizes, strict=False)}
+        own = columns.pop("embedding")
+        self._rest = tuple(columns)
+        self._of_embedding = np.ascontiguousarray(weight[:, own])  # [out, hidden]
+        self._of_rest = (
+            np.ascontiguousarray(weight[:, np.concatenate(list(columns.values()))])
+            if columns
+            else np.zeros((len(weight), 0), np.float32)
+        )
+        self._known: dict[int, FloatArray] = {}  # token -> [out]; at most one entry per token of the vocabulary
+
+    def first(self, draft: Draft) -> FloatArray:
+        """The first layer's output before its ReLU for the newest token of `draft`, [out]."""
+        proposal = draft.proposals[-1]
+        known = self._known.get(proposal.token)
+        if known is None:
+            assert proposal.embedding is not None, "build.py compares capabilities before any model runs"
+            known = self._known[proposal.token] = self._of_embedding @ proposal.embedding + self._bias
+        return self._of_rest @ vector(self._rest, draft) + known if self._rest else known
 
 
 def load_verifier(path: Path, output: str = "accept") -> Verifier:
@@ -115,6 +156,8 @@ def load_verifier(path: Path, output: str = "accept") -> Verifier:
         raise BackendError(f"{path / WEIGHTS_FILE} does not fit {RECORD_FILE} ({error}): train it anew") from None
     if layers[-1][0].shape[0] != len(record.outputs):
         raise BackendError(f"{path} has {layers[-1][0].shape[0]} outputs, its record names {len(record.outputs)}")
+    if output == "accept" and "accept" not in record.outputs and "accept_hard" in record.outputs:
+        output = "accept_hard"  # the paper's verifier: it predicts acceptance too, by a harder label
     return Verifier([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], record, output)
 
 

@@ -1,0 +1,1 @@
+"""Sprinter inside other libraries."""

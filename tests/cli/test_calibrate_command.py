@@ -1,0 +1,150 @@
+"""`sprinter calibrate` writes a certificate, goes on where it stopped, and `sprinter generate` decodes by it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from sprinter.certify.certificate import Certificate
+from sprinter.cli.main import main
+
+WORDS = [f"w{n}" for n in range(47)]
+transformers.utils.logging.disable_progress_bar()
+
+
+def save(folder: Path, seed: int, noise: float) -> Path:
+    """A tiny Llama of one seed, its weights moved by `noise`."""
+    config = transformers.LlamaConfig(
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(seed)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.4)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=noise)
+    model.save_pretrained(str(folder))
+    words = Tokenizer(models.WordLevel({"</s>": 0, **{w: i + 1 for i, w in enumerate(WORDS)}}, unk_token="</s>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pair and prompts."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    save(folder / "target", seed=1, noise=0.0)
+    save(folder / "draft", seed=1, noise=0.1)
+    rows = [{"title": str(n), "text": " ".join(WORDS[(n + 3 * k) % 47] for k in range(20))} for n in range(60)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def command(*arguments: object) -> tuple[object, str, str]:
+        """(exit code, stdout, stderr); 0 where the program ends without one."""
+        pair = ["--target", str(place / "target"), "--draft", str(place / "draft"), "--scorer", "confidence"]
+        monkeypatch.setattr(sys, "argv", ["sprinter", *map(str, arguments), *pair, "--backend", "hf"])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def calibrate(place: Path, out: str, *more: object) -> list[object]:
+    data = ["--data", place / "prompts.jsonl", "--out", place / out, "--prompts", 40, "--min-prompts", 30, "-n", 8]
+    return ["calibrate", *data, "--grid", "1.01,0.9,0.5,0.05", *more]
+
+
+def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    levels = ["--max-tv", 0.15, "--max-tv", 0.6, "--max-atypical", 0.3, "--max", "rouge=0.9", "--reference", "target"]
+    code, out, err = run(*calibrate(place, "c.json", *levels))
+    assert (code, "written to" in err) == (0, True), err
+    certificate = Certificate.load(place / "c.json")
+    assert out.count("\n") == len(certificate.claims) == 4
+    by_level = {(claim.loss, claim.epsilon): claim for claim in certificate.claims}
+    # A threshold above every score vouches for nobody, so the safest one of this grid loses nothing.
+    assert certificate.grid[0].means["tv"] == 0.0
+    assert certificate.grid[0].means["rouge"] == 0.0
+    assert by_level["tv", 0.15].threshold is not None
+    assert by_level["tv", 0.6].threshold is not None
+    assert by_level["tv", 0.6].threshold <= by_level["tv", 0.15].threshold
+    assert all(30 <= row.num_prompts <= 40 for row in certificate.grid[:-1])
+
+    # The same command again finds everything in its journal: nothing is decoded, the certificate is the same.
+    journal = (place / "c.journal.jsonl").read_bytes()
+    assert run(*calibrate(place, "c.json", *levels))[0] == 0
+    assert (place / "c.journal.jsonl").read_bytes() == journal
+    assert Certificate.load(place / "c.json").grid == certificate.grid
+
+    by = ["generate", "w1 w2 w3", "--json", "-n", 8, "--certificate", place / "c.json"]
+    code, out, err = run(*by, "--max-tv", 0.2)
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["threshold"] == by_level["tv", 0.15].threshold
+    assert told["certificate"]["levels"] == {"tv": 0.2}
+    assert "with probability at least 0.95" in err
+
+    for options, says in (
+        (["--max-tv", 0.01], "tv of at most 0.01 was asked for"),
+        (["--max-tv", 0.2, "-t", 0.7], "sampling is"),
+        (["--max-tv", 0.2, "--method", "lookahead"], "method is lookahead, certified sprinter"),
+        (["--max-tv", 0.2, "--max-draft", 3], "max_draft is 3, certified 20"),
+        (["--max-tv", 0.2, "--method", "exact"], "nothing to certify"),
+        (["--max-tv", 0.2, "--threshold", 0.3], "contradicts"),
+        (["--max-tv", 0.2, "--confidence", 0.99], "confidence 0.99 was asked for"),
+        ([], "does nothing alone"),
+    ):
+        code, out, err = run(*by, *options)
+        assert (code, out) == (2, ""), (options, out)
+        assert says in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "nothing to certify"),
+        (["--max-tv", 2], "level of tv is 2"),
+        (["--max", "rouge"], "is not a loss and a level"),
+        (["--max", "bleu=0.3"], "unknown loss 'bleu'"),
+        (["--max-tv", 0.1, "--grid", "0.1,0.9"], "from safe to fast"),
+        (["--max-tv", 0.1, "--grid", "a,b"], "not a list of numbers"),
+        (["--max-tv", 0.1, "--prompts", 400], "has 60 usable texts, but --prompts is 400"),
+        (["--max-tv", 0.1, "--confidence", 1.0], "confidence is 1"),
+        (["--max-tv", 0.1, "--bound", "normal"], "unknown p-value"),
+        (["--max-tv", 0.1, "--reference", "nobody"], "reference is 'nobody'"),
+        (["--max-tv", 0.1, "--method", "exact"], "nothing to certify"),
+        (["--max-tv", 0.1, "--journal", "prompts.jsonl"], "journal"),
+    ],
+)
+def test_a_wrong_request_ends_in_one_line(place: Path, run, options: list[object], says: str) -> None:  # type: ignore[no-untyped-def]
+    at = [place / option if option == "prompts.jsonl" else option for option in options]
+    code, out, err = run(*calibrate(place, "wrong.json", *at))
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (place / "wrong.json").exists()

@@ -1,0 +1,75 @@
+"""From a probe of a toy pair to what the engine then really does: drafted tokens, calls, loss and so the speed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sprinter.decoding.audit import Audit
+from sprinter.decoding.backends.toy import ToyModel
+from sprinter.decoding.drafters.model import ModelDrafter
+from sprinter.decoding.engine import Engine, Limits
+from sprinter.decoding.gates.confidence import Confidence
+from sprinter.decoding.gates.fixed import FixedGate
+from sprinter.decoding.gates.threshold import ThresholdGate
+from sprinter.decoding.rules.exact import ExactRule
+from sprinter.decoding.rules.vouched import VouchedRule
+from sprinter.evaluation.probe import Parts, probe_rows
+from sprinter.sampling import Dice, Sampling
+from sprinter.theory.candidates import Candidate, trace_outcome
+from sprinter.theory.costs import Costs, WidthCost
+from sprinter.theory.setting import Setting
+
+VOCAB = 12
+SAMPLING = Sampling(temperature=0.8)
+LIMITS = Limits(VOCAB, 4096)
+COSTS = Costs(0.1, 0.0, WidthCost((1,), (1.0,)))  # priced, not timed: a busy machine changes nothing
+PROMPTS = [[i % VOCAB, (5 * i + 1) % VOCAB] for i in range(24)]
+
+
+def models():
+    """A pair whose laws depend on the last token, so that neighbouring tokens depend on each other."""
+    target = ToyModel.random(VOCAB, 17, order=1, spread=2.0)
+    return target, ModelDrafter(target.near(4, 0.9), SAMPLING, VOCAB)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    target, drafter = models()
+    parts = Parts(target, drafter, Confidence(), SAMPLING, LIMITS)
+    return probe_rows(parts, PROMPTS, 60, Dice(np.random.default_rng(1)))
+
+
+METHODS = {
+    "exact": (Candidate("exact", Setting.exact(4)), lambda: (FixedGate(4), ExactRule())),
+    "lossless": (
+        Candidate("lossless", Setting.lossless(0.3, 8)),
+        lambda: (ThresholdGate(Confidence(), math.inf, 0.3, 8), ExactRule()),
+    ),
+    "sprinter": (
+        Candidate("sprinter", Setting(0.5, 1.0, 8)),
+        lambda: (ThresholdGate(Confidence(), 0.5, 1.0, 8), VouchedRule()),
+    ),
+    "lookahead": (
+        Candidate("lookahead", Setting(0.6, 0.3, 8)),
+        lambda: (ThresholdGate(Confidence(), 0.6, 0.3, 8), VouchedRule()),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plan_from_a_probe_predicts_the_engines_speed_and_loss(method, traces):
+    candidate, parts = METHODS[method]
+    predicted = trace_outcome(candidate, traces, COSTS)
+    seconds, tokens, losses = 0.0, 0, []
+    dice = Dice(np.random.default_rng(2))
+    for prompt in PROMPTS:
+        target, drafter = models()
+        audit = Audit()
+        run = Engine(target, drafter, *parts(), SAMPLING, LIMITS).start(prompt, 60, dice, audit)
+        tokens += sum(1 for _ in run)
+        losses += audit.tv_losses
+        seconds += run.counters.draft_steps * COSTS.draft_s + run.counters.target_calls * COSTS.target_s(1)
+    assert predicted.speedup > 1.2
+    assert tokens / seconds == pytest.approx(predicted.speedup, rel=0.15)
+    assert np.mean(losses) == pytest.approx(predicted.loss, abs=0.03)

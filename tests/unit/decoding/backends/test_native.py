@@ -1,0 +1,163 @@
+"""The compiled forward pass: its products, its independence of block shapes, and life without it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprinter.decoding.backends import native
+from sprinter.decoding.backends.fast import FastModel
+from sprinter.decoding.backends.fast_weights import native_parts
+from sprinter.decoding.backends.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
+from tests.unit.decoding.backends.test_fast import CONFIG, TOKENS, VOCAB, random_tensors, write_model
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> None:
+    if native.library() is None:
+        pytest.skip("no C++ compiler or no AVX2 here")
+
+
+def multiply(weight: torch.Tensor, x: torch.Tensor, weights: str, threads: int = 1) -> torch.Tensor:
+    tensors = native_parts("w", weight, weights)
+    view = native.matrix(tensors, "w", *weight.shape)
+    y = torch.full((len(x), len(weight)), torch.nan)
+    native.library().sprinter_multiply(native.ctypes.byref(view), x.data_ptr(), len(x), y.data_ptr(), threads)
+    return y
+
+
+def stored_values(weight: torch.Tensor, weights: str) -> torch.Tensor:
+    if weights == "int8":
+        codes, scales = quantise_int8_groups(weight)
+        return (codes.float().view(len(weight), -1, GROUP) * scales.float()[..., None]).view(weight.shape)
+    codes, scale, zero = quantise_int4(weight, exact_scales=True)
+    scale, minimum = scale.half().float(), (zero - 8 * scale).half().float()
+    return dequantise_int4(codes, scale, minimum + 8 * scale)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("num_outputs", [8, 40, 45])  # whole tiles, an odd block, a padded block
+def test_products_equal_float32_where_activations_are_exact(weights: str, rows: int, num_outputs: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(num_outputs, 3 * GROUP, generator=generator)
+    x = torch.randint(-127, 128, (rows, 3 * GROUP), generator=generator).float()
+    x[:, ::GROUP] = 127.0  # every group's scale is 1, so eight bits hold these activations exactly
+    for threads in (1, 2):
+        y = multiply(weight, x, weights, threads)
+        expected = x.double() @ stored_values(weight, weights).double().t()
+        assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_extreme_codes_do_not_overflow(weights: str) -> None:
+    weight = torch.ones(8, 4 * GROUP)
+    weight[:, ::2] = -1.0
+    x = 127 * weight[:1].clone()
+    y = multiply(weight, x, weights)
+    assert torch.allclose(y, torch.full_like(y, 127.0 * 4 * GROUP), rtol=1e-3)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_activations_err_by_half_a_step(weights: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(16, 256, generator=generator), torch.randn(4, 256, generator=generator)
+    stored = stored_values(weight, weights)
+    steps = (x.view(4, -1, GROUP).abs().amax(-1, keepdim=True) / 127).expand(4, -1, GROUP).reshape(4, -1)
+    bound = 0.5 * steps @ stored.abs().t() + 1e-4
+    assert ((multiply(weight, x, weights) - x @ stored.t()).abs() <= bound).all()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_number_that_is_none_reaches_the_output(weights: str, value: float) -> None:
+    x = torch.ones(2, 64)
+    x[1, 40] = value
+    y = multiply(torch.randn(8, 64), x, weights)
+    assert y[0].isfinite().all()
+    assert not y[1].isfinite().any()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("family", ["llama", "qwen3-like"])
+def test_logits_do_not_depend_on_the_block_or_the_number_of_threads(tmp_path: Path, weights: str, family: str) -> None:
+    extra = {}
+    if family == "qwen3-like":
+        extra = {f"model.layers.{i}.self_attn.{n}_norm.weight": torch.rand(16) + 0.5 for i in range(2) for n in "qk"}
+        extra |= {
+            f"model.layers.{i}.self_attn.{n}_proj.bias": torch.randn(64 if n == "q" else 32) * 0.1
+            for i in range(2)
+            for n in "qkv"
+        }
+    folder = write_model(tmp_path / "model", {**CONFIG, "max_position_embeddings": 600}, **extra)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, 590).tolist()  # two chunks, and the cache grows
+    whole = FastModel.load(folder, weights, cache=tmp_path).forward(tokens, 400)
+    parts = FastModel.load(folder, weights, cache=tmp_path)
+    rng, at, rows, hidden = np.random.default_rng(1), 190, [], []
+    parts.forward(tokens[:at], 1)
+    before = torch.get_num_threads()
+    try:
+        while at < len(tokens):
+            torch.set_num_threads(int(rng.integers(1, 4)))
+            step = min(int(rng.integers(1, 20)), len(tokens) - at)
+            out = parts.forward(tokens[: at + step], step)
+            rows.append(out.logits)
+            hidden.append(out.hidden)
+            at += step
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(np.concatenate(rows), whole.logits)
+    assert np.array_equal(np.concatenate(hidden), whole.hidden)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_weights_stored_on_its_grid_lose_nothing_but_activation_bits(tmp_path: Path, weights: str) -> None:
+    on_grid = {
+        name: tensor if "norm" in name else stored_values(tensor, "int8" if "embed" in name else weights)
+        for name, tensor in random_tensors().items()
+    }
+    folder = write_model(tmp_path / "model", **on_grid)
+    fast = FastModel.load(folder, weights, cache=tmp_path).forward(TOKENS, len(TOKENS)).logits
+    exact = FastModel.load(folder, "float32").forward(TOKENS, len(TOKENS)).logits
+    # Eight bits per activation err by 0.3% of a group's largest; random layers add a few such errors up.
+    assert np.sqrt(np.square(fast - exact).mean()) < 0.03 * exact.std()
+
+
+def test_without_a_compiler_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    model = FastModel.load(write_model(tmp_path / "model"), "int4", cache=tmp_path)
+    assert not model.compiled
+    assert model.forward(TOKENS, 1).logits.shape == (1, VOCAB)
+
+
+def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise subprocess.CalledProcessError(1, "c++")
+
+    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(native.subprocess, "run", fail)
+    assert native.library() is None
+    assert list((tmp_path / "empty" / "native").glob("*")) == []
+
+
+def test_a_damaged_library_file_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_built", write_garbage)
+    assert native.library() is None
+
+
+def write_garbage(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "x.so").write_bytes(b"\x7fELF damaged")
+    return folder / "x.so"

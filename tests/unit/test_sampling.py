@@ -1,0 +1,211 @@
+"""The sampling transform against transformers' own processors, and the dice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sprinter.errors import ConfigError
+from sprinter.records import Law
+from sprinter.sampling import Dice, LazyLaws, Sampling, acceptance, residual
+
+WIDTH = 40
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> np.ndarray:
+    """Logits [WIDTH] without ties and without sums that land on a threshold: there, rounding decides."""
+    seed, spread = draw(st.integers(0, 2**32 - 1)), draw(st.floats(0.1, 12))
+    return np.random.default_rng(seed).normal(0, spread, WIDTH)
+
+
+transforms = st.builds(
+    Sampling,
+    temperature=st.floats(0.2, 3),
+    top_k=st.sampled_from([0, 0, 1, 2, 5, 20, WIDTH, 1000]),
+    top_p=st.sampled_from([1.0, 1.0, 0.999, 0.9, 0.5, 0.1, 1e-6]),
+    min_p=st.sampled_from([0.0, 0.0, 0.01, 0.1, 0.5, 0.99]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.2, 3.0, 0.5]),
+)
+
+
+def reference(sampling: Sampling, logits: np.ndarray, context: list[int]) -> np.ndarray:
+    """Probabilities [WIDTH] as transformers' generate would compute them, in float64."""
+    steps = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    steps.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        steps.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        steps.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        steps.append(MinPLogitsWarper(sampling.min_p))
+    scores = steps(torch.tensor([context], dtype=torch.long), torch.tensor(logits)[None].clone())
+    return scores.softmax(-1)[0].numpy()
+
+
+@settings(max_examples=300)
+@given(sampling=transforms, logits=rows(), context=st.lists(st.integers(0, WIDTH - 1), min_size=1, max_size=8))
+def test_the_law_is_the_one_transformers_would_sample_from(
+    sampling: Sampling, logits: np.ndarray, context: list[int]
+) -> None:
+    law = sampling.law(logits, context)
+    np.testing.assert_allclose(law.dense(WIDTH), reference(sampling, logits, context), rtol=1e-9, atol=1e-15)
+
+
+@settings(max_examples=150)
+@given(
+    sampling=transforms,
+    logits=rows(),
+    context=st.lists(st.integers(0, WIDTH - 1), min_size=1, max_size=8),
+    kept=st.sets(st.integers(0, WIDTH - 1), min_size=1),
+)
+def test_a_head_over_part_of_the_vocabulary_has_the_law_of_a_full_head_that_bans_the_rest(
+    sampling: Sampling, logits: np.ndarray, context: list[int], kept: set[int]
+) -> None:
+    ids = np.array(sorted(kept), np.int64)
+    full = np.full(WIDTH, -np.inf)
+    full[ids] = logits[ids]
+    part = sampling.law(logits[ids], context, ids)
+    assert set(np.arange(WIDTH)[part.dense(WIDTH) > 0]) <= kept
+    np.testing.assert_allclose(part.dense(WIDTH), sampling.law(full, context).dense(WIDTH), rtol=1e-9, atol=1e-15)
+
+
+@settings(max_examples=100)
+@given(sampling=transforms, logits=rows(), dtype=st.sampled_from([np.float32, np.float64]))
+def test_a_law_sums_to_one_and_leaves_its_logits_alone(sampling: Sampling, logits: np.ndarray, dtype: Any) -> None:
+    logits = logits.astype(dtype)
+    before = logits.copy()
+    law = sampling.law(logits, [1, 2, 3])
+    assert law.probs.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5 if dtype is np.float32 else 1e-12)
+    assert law.ids is None or (np.diff(law.ids) > 0).all()
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_greedy_takes_the_first_of_equally_good_tokens_after_penalty_and_bans() -> None:
+    logits = np.array([5.0, 5.0, 4.9, 0.0])
+    assert Sampling(0).law(logits, []).token_at(0) == 0
+    assert Sampling(0, banned=(0,)).law(logits, []).token_at(0) == 1
+    assert Sampling(0, repetition_penalty=1.5).law(logits, [0, 1]).token_at(0) == 2
+
+
+def test_a_banned_token_has_no_chance() -> None:
+    law = Sampling(1.0, banned=(1, 3, 900)).law(np.zeros(4), [])
+    np.testing.assert_array_equal(law.dense(4), [0.5, 0, 0.5, 0])
+
+
+def test_a_temperature_near_zero_is_greedy_and_no_number_overflows() -> None:
+    with np.errstate(over="raise", invalid="raise"):
+        law = Sampling(1e-6).law(np.array([3e4, 2.9e4, -3e4], np.float32), [])
+    np.testing.assert_array_equal(law.dense(3), [1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"min_p": 1.0},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("nan")},
+        {"banned": (-1,)},
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        Sampling(**setting)
+
+
+def test_draws_follow_the_law() -> None:
+    """Chi-square at level 1e-4 over 60000 draws: a shift of 1.5% of the mass is found with power above 0.99."""
+    law = Law(np.array([0.5, 0.25, 0.125, 0.0625, 0.0625]), np.array([3, 5, 9, 11, 40]))
+    draws, level, shift = 60000, 1e-4, 0.015
+    noncentrality = draws * (shift**2 / 0.5 + shift**2 / 0.25)
+    assert stats.ncx2.sf(stats.chi2.isf(level, 4), 4, noncentrality) > 0.99
+    dice = Dice(np.random.default_rng(1))
+    found = np.array([dice.draw(law) for _ in range(draws)])
+    counts = [(found == token).sum() for token in law.ids]
+    assert sum(counts) == draws
+    assert stats.chisquare(counts, law.probs * draws).pvalue > level
+
+
+class Fixed(np.random.Generator):
+    """A generator whose uniforms are given."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.value = value
+
+    def random(self, *_: Any, **__: Any) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.3, 0.9999999999999999])
+@given(
+    weights=hnp.arrays(np.float32, st.integers(2, 30), elements=st.sampled_from([0, 0, 1e-30, 1e-7, 0.3, 1.0])).filter(
+        lambda w: w.sum() > 0
+    )
+)
+def test_a_token_without_probability_is_never_drawn(uniform: float, weights: np.ndarray) -> None:
+    law = Law(weights / weights.sum())
+    assert law.probs[Dice(Fixed(uniform)).draw(law)] > 0
+
+
+def test_every_question_takes_a_fresh_uniform() -> None:
+    dice, same = Dice(np.random.default_rng(5)), np.random.default_rng(5)
+    assert [dice.accept(0.5) for _ in range(20)] == [bool(u < 0.5) for u in same.random(20)]
+
+
+def test_what_is_certain_is_always_accepted_and_what_is_impossible_never() -> None:
+    assert Dice(Fixed(0.9999999999999999)).accept(1.0)
+    assert not Dice(Fixed(0.0)).accept(0.0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), cut=st.sampled_from([0, 2, 5]))
+def test_the_residual_is_the_normalised_positive_part(seed: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    target, draft = Sampling(1.0, cut).law(rng.normal(0, 2, 12), []), Sampling(1.0, cut).law(rng.normal(0, 2, 12), [])
+    excess = np.maximum(target.dense(12) - draft.dense(12), 0)
+    np.testing.assert_allclose(residual(target, draft).dense(12), excess / excess.sum(), rtol=1e-9, atol=1e-15)
+    overlap = sum(draft.prob(t) * acceptance(t, target, draft) for t in range(12))
+    assert overlap == pytest.approx(1 - excess.sum(), abs=1e-12)
+
+
+def test_equal_laws_leave_the_target_itself_as_residual() -> None:
+    law = Law(np.array([0.25, 0.75]))
+    np.testing.assert_allclose(residual(law, law).dense(2), [0.25, 0.75])
+
+
+def test_lazy_laws_are_the_laws_of_their_own_prefixes() -> None:
+    tokens, logits = [4, 1, 2, 3, 0], np.random.default_rng(0).normal(0, 2, (3, 6))
+    sampling = Sampling(0.8, repetition_penalty=1.7)
+    laws = LazyLaws(sampling, logits, tokens)
+    assert len(laws) == 3
+    for row in range(3):
+        wanted = sampling.law(logits[row], tokens[: 3 + row])
+        np.testing.assert_array_equal(laws[row].dense(6), wanted.dense(6))
+    np.testing.assert_array_equal(laws[-1].dense(6), laws[2].dense(6))
+    with pytest.raises(IndexError):
+        laws[3]
