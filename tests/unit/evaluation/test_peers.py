@@ -7,7 +7,6 @@ import types
 
 import pytest
 import torch
-from tests.unit.training.tiny_models import save_model
 
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
@@ -17,6 +16,7 @@ from sprinter.evaluation.bench import BenchConfig, Stage
 from sprinter.evaluation.methods import Bench, make_method, parse_specs
 from sprinter.sampling import Sampling
 from sprinter.training.prompts import Prompt
+from tests.unit.training.tiny_models import save_model
 
 PROMPT = Prompt("p", "t", "w1 w2 w3 w4 w5", "")
 
