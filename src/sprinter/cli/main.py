@@ -9,6 +9,7 @@ import sys
 import typer
 
 from sprinter import __version__
+from sprinter.cli.bench import bench_app
 from sprinter.cli.calibrate import calibrate
 from sprinter.cli.collect import collect
 from sprinter.cli.distill import distill
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for command in (generate, distill, collect, train, frontier, calibrate, plan, doctor):
     app.command()(command)
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback(invoke_without_command=True)

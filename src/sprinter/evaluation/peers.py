@@ -199,6 +199,7 @@ def _subset_head() -> Any:
 
         def __init__(self, full: Any, ids: Any) -> None:
             super().__init__()
+            self.ids: torch.Tensor
             self.register_buffer("ids", ids)
             self.weight = torch.nn.Parameter(full.weight.detach()[ids].clone(), requires_grad=False)  # [kept, hidden]
             self.out_features = full.out_features

@@ -148,8 +148,16 @@ def _reliability(rows: Sequence[Record]) -> dict[str, Any] | None:
         return None
     score, label = np.clip(judged[:, 0], 0, 1), judged[:, 1]
     mean_score, mean_label, count = reliability(score, label, bins=10)
-    quality = {key: None if np.isnan(value) else value for key, value in measures(score, label).items()}
-    return {"score": mean_score.tolist(), "accept": mean_label.tolist(), "rows": count.tolist(), **quality}
+    quality = {
+        key: None if np.isnan(value) else value for key, value in measures(score, label).items() if key != "rows"
+    }
+    return {
+        "score": mean_score.tolist(),
+        "accept": mean_label.tolist(),
+        "rows": count.tolist(),
+        "rows_total": len(judged),
+        **quality,
+    }
 
 
 def _quartiles(rows: Sequence[Record]) -> list[float] | None:
