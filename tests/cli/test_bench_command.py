@@ -6,10 +6,10 @@ import json
 import sys
 
 import pytest
-from tests.support.bench_toys import toy_bench, write_texts
 
 from sprinter import build
 from sprinter.cli.main import main
+from tests.support.bench_toys import toy_bench, write_texts
 
 
 @pytest.fixture
@@ -28,7 +28,22 @@ def run(monkeypatch, capsys, *arguments):
 def common(folder, out):
     data = write_texts(folder / "texts.jsonl")
     methods = "target,confidence:0.4"
-    return ("--data", data, "--methods", methods, "--prompts", 3, "-n", 8, "--warmup", 1, "-t", 1, "--out", folder / out)
+    return (
+        "--data",
+        data,
+        "--methods",
+        methods,
+        "--prompts",
+        3,
+        "-n",
+        8,
+        "--warmup",
+        1,
+        "-t",
+        1,
+        "--out",
+        folder / out,
+    )
 
 
 def test_a_comparison_and_its_twin_can_be_laid_side_by_side(toys, monkeypatch, capsys, tmp_path):

@@ -6,13 +6,13 @@ import dataclasses
 import json
 
 import pytest
-from tests.support.bench_toys import toy_bench, write_texts
 
 from sprinter.errors import ConfigError, DataError
 from sprinter.evaluation import journal, methods
 from sprinter.evaluation.bench import BenchConfig, run_bench
 from sprinter.evaluation.latency import Stopwatch
 from sprinter.evaluation.methods import parse_specs
+from tests.support.bench_toys import toy_bench, write_texts
 
 METHODS = "target,draft,exact:2,lossless:0.3+scorer=confidence,confidence:0.4,lookahead:0.4+scorer=confidence,bild:0.3"
 

@@ -46,7 +46,9 @@ def endpoint(server, **options):
 
 
 def ask(server, rng=None, **options):
-    return judge(endpoint(server, **options), ("p", "the prompt"), ("mine", "GOOD"), "BAD", rng or np.random.default_rng(0))
+    return judge(
+        endpoint(server, **options), ("p", "the prompt"), ("mine", "GOOD"), "BAD", rng or np.random.default_rng(0)
+    )
 
 
 def test_scores_go_to_the_right_text_in_either_order(server):

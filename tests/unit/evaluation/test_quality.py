@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.bench_toys import VOCAB, toy_bench
 
 from sprinter.decoding.backends.base import ModelInfo
 from sprinter.decoding.gates.fallback import FallbackGate
@@ -15,6 +14,7 @@ from sprinter.evaluation.flops import run_flops
 from sprinter.evaluation.quality import diversity, overlap, read_output
 from sprinter.records import Counters, Draft, Law, Proposal
 from sprinter.sampling import Dice, Sampling, log_softmax
+from tests.support.bench_toys import VOCAB, toy_bench
 
 
 def test_the_reading_is_the_mean_log_probability(monkeypatch):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from tests.support.bench_toys import toy_bench, write_texts
 
 from sprinter.evaluation import journal
 from sprinter.evaluation.bench import BenchConfig, run_bench
@@ -18,6 +18,7 @@ from sprinter.evaluation.judge import Opinion
 from sprinter.evaluation.report import page, write_outputs
 from sprinter.evaluation.summary import compare, summarise
 from sprinter.evaluation.tables import compare_table, records_csv, terminal_table
+from tests.support.bench_toys import toy_bench, write_texts
 
 EVIL = '</dd><script>alert("x")</script><img src=http://evil/ onerror=alert(1)>\u202e\x00\ud800'
 
@@ -105,7 +106,10 @@ def test_a_failure_is_shown(folder, tmp_path):
 
 
 def test_the_judge_is_tallied(folder):
-    opinions = [Opinion("p", "exact:2", "method first", 7, 5, ""), Opinion("q", "exact:2", "method first", None, None, "")]
+    opinions = [
+        Opinion("p", "exact:2", "method first", 7, 5, ""),
+        Opinion("q", "exact:2", "method first", None, None, ""),
+    ]
     judged = summarise(journal.read(folder), opinions)["methods"]["exact:2"]["judge"]
     assert (judged["win"], judged["lose"], judged["unanswered"]) == (1, 0, 1)
 
@@ -138,7 +142,7 @@ def test_labels_never_overlap():
     rng = np.random.default_rng(0)
     heights = sorted(rng.uniform(0, 100, 12).tolist())
     placed = spread(heights, 0, 300, 17)
-    assert all(b - a >= 17 - 1e-9 for a, b in zip(placed, placed[1:], strict=False))
+    assert all(b - a >= 17 - 1e-9 for a, b in itertools.pairwise(placed))
 
 
 def test_axes_have_round_ticks():
