@@ -14,6 +14,10 @@ demo: $(VENV)/target
 		|| { echo "The same without a certificate:" >&2; \
 		$(BIN)/sprinter generate --color --max-new-tokens 96 "$(PROMPT)"; }
 
+# Goes on where an interrupted one stopped.
+bench: $(VENV)/target $(VENV)/dev
+	$(BIN)/sprinter bench --out bench-out --resume
+
 test: $(VENV)/target $(VENV)/dev
 	$(BIN)/pytest
 

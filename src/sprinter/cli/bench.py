@@ -180,11 +180,12 @@ def _judge_all(out: Path, endpoint: Endpoint) -> None:
 
 def _judged_pairs(results: Results, asked: set[tuple[str, str]]) -> Any:
     """(prompt, method, text, the target's text) of every pair that is not in `asked`."""
-    by_target = results.of("target")
+    by_method = {method: results.of(method) for method in results.methods}
+    by_target = by_method.pop("target")
     for prompt in results.run["prompts"]:
-        for method in results.methods:
-            record, baseline = results.of(method).get(prompt["id"]), by_target.get(prompt["id"])
-            if method != "target" and record and baseline and (prompt["id"], method) not in asked:
+        for method, records in by_method.items():
+            record, baseline = records.get(prompt["id"]), by_target.get(prompt["id"])
+            if record and baseline and (prompt["id"], method) not in asked:
                 yield (prompt["id"], prompt["text"]), method, record["text"], baseline["text"]
 
 

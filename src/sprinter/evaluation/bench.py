@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from sprinter.decoding.text import TextStream
-from sprinter.errors import ConfigError
+from sprinter.errors import ConfigError, DataError
 from sprinter.evaluation import journal
 from sprinter.evaluation.data import load_prompts
 from sprinter.evaluation.flops import run_flops
@@ -83,6 +83,10 @@ def run_bench(
         kept = journal.begin(folder, _run_record(asked, stage, methods))
     else:
         results, kept = known
+        if [prompt.id for prompt in prompts] != [prompt["id"] for prompt in results.run["prompts"]]:
+            raise DataError(
+                f"{config.data} no longer holds the prompts of the comparison in {folder}: name another --out"
+            )
         methods = [_rebuilt(spec, told, stage) for spec, told in zip(specs, results.run["methods"], strict=True)]
     for method in methods:
         for task in warm:
@@ -91,9 +95,12 @@ def run_bench(
 
 
 def _asked(config: BenchConfig, bench: Bench) -> dict[str, Any]:
+    """Everything that was asked, files by their names alone: where they lie is nobody's business in a result."""
+    models = dataclasses.asdict(bench.pair.config)
     return {
         **dataclasses.asdict(config),
-        "models": dataclasses.asdict(bench.pair.config),
+        "data": _name(config.data),
+        "models": {**models, **{part: _name(models[part]) for part in ("target", "draft", "verifier")}},
         "sampling": dataclasses.asdict(bench.sampling),
         "peer_weights": bench.peer_weights,
         "confidence": bench.confidence,
@@ -104,6 +111,7 @@ def _asked(config: BenchConfig, bench: Bench) -> dict[str, Any]:
 def _run_record(asked: Mapping[str, Any], stage: Stage, methods: Sequence[Method]) -> dict[str, Any]:
     pair = stage.bench.pair
     infos = {"target": dataclasses.asdict(pair.target.info)}
+    record = stamp(dict(asked), stage.config.seed)
     if "draft" in pair.__dict__:  # loaded because a method uses it
         infos["draft"] = dataclasses.asdict(pair.draft.info)
     return {
@@ -111,8 +119,13 @@ def _run_record(asked: Mapping[str, Any], stage: Stage, methods: Sequence[Method
         "methods": [{"name": m.name, "facts": dict(m.facts)} for m in methods],
         "models": infos,
         "prompts": [dataclasses.asdict(p) | {"reference": stage.reference(p)} for p in stage.prompts],
-        "record": stamp(dict(asked), stage.config.seed),
+        "record": {**record, "command": " ".join(map(_name, record["command"].split(" ")))},
     }
+
+
+def _name(text: str) -> str:
+    """The last part of an existing file's or folder's path; other texts as they are."""
+    return Path(text).name if "/" in text and Path(text).expanduser().exists() else text
 
 
 def _interleave(stage: Stage, methods: Sequence[Method], kept: Journal, on_step: Callable[[Step], None] | None) -> None:

@@ -71,7 +71,7 @@ def test_a_partial_head_has_the_same_logits_and_nothing_elsewhere():
 
 
 class FakeLlama:
-    """llama-cpp-python's interface as far as it is used: writes 1, 2, 3, ... and evaluates each token once."""
+    """llama-cpp-python's interface as far as it is used: writes 11, 12, ... and evaluates each token once."""
 
     def __init__(self, **options):
         self.options = options
@@ -87,7 +87,7 @@ class FakeLlama:
 
     def generate(self, tokens, **_options):
         self.eval(tokens)
-        token = 0
+        token = 10
         while True:
             token += 1
             yield token
@@ -100,7 +100,7 @@ def test_llama_cpp_is_counted_by_its_evaluations(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", fake)
     monkeypatch.setattr(peers, "_gguf_of", lambda pair: folders[0])
     record = measure(stage_of(folders), "llamacpp")
-    assert record["ids"] == list(range(1, 9))
+    assert record["ids"] == list(range(11, 19))
     assert record["counters"]["target_calls"] == 8
     assert record["counters"]["target_tokens"] == 5 + 7
 
