@@ -36,6 +36,7 @@ class FitSettings:
     batch: int
     weight_decay: float = 0.0
     dropout: float = 0.0
+    vector_share: float = 1.0  # scale of hidden state and embedding beside the scalars: below 1 they are learned slower
     patience: int | None = None  # epochs without a better validation loss before stopping; None: never
     keep: Literal["loss", "accuracy"] = "loss"  # which epoch is kept
     calibrated: bool = True
@@ -62,11 +63,12 @@ PRESETS: Final[Mapping[str, FitSettings]] = {
         ("accept", "typical", "overlap"),
         (128,),
         lr=1e-3,
-        epochs=30,
+        epochs=10,
         batch=256,
         weight_decay=1e-2,
         dropout=0.3,
-        patience=4,
+        vector_share=0.1,
+        patience=3,
     ),
 }
 
@@ -170,18 +172,34 @@ def _tensors(rows: Rows, settings: FitSettings, places: NDArray[np.int64]) -> tu
 class _Standardise(nn.Module):
     """(x - mean) / std, fixed; folded into the first layer when the weights are saved."""
 
-    def __init__(self, inputs: Tensor) -> None:
+    def __init__(self, inputs: Tensor, settings: FitSettings) -> None:
         super().__init__()
         self.register_buffer("mean", inputs.mean(dim=0))  # [inputs]
-        self.register_buffer("std", inputs.std(dim=0, correction=0).clamp_min(1e-3))  # [inputs]
+        scale = torch.ones(inputs.shape[1])  # [inputs]
+        for columns in vector_columns(settings.features, inputs.shape[1]).values():
+            scale[columns] = settings.vector_share
+        self.register_buffer("std", inputs.std(dim=0, correction=0).clamp_min(1e-3) / scale)  # [inputs]
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.std  # type: ignore[operator]
 
 
+def vector_columns(features: tuple[str, ...], num_inputs: int) -> dict[str, slice]:
+    """Where hidden state and embedding lie among the inputs."""
+    vectors = sum(name in VECTORS for name in features)
+    width = (num_inputs - (len(features) - vectors)) // vectors if vectors else 0
+    found, start = {}, 0
+    for name in features:
+        stop = start + (width if name in VECTORS else 1)
+        if name in VECTORS:
+            found[name] = slice(start, stop)
+        start = stop
+    return found
+
+
 def _network(settings: FitSettings, inputs: Tensor) -> nn.Sequential:
     # The paper's head reads the hidden state as it is.
-    parts: list[nn.Module] = [_Standardise(inputs)] if settings.widths else []
+    parts: list[nn.Module] = [_Standardise(inputs, settings)] if settings.widths else []
     width = inputs.shape[1]
     for hidden in settings.widths:
         parts += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(settings.dropout)]
