@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +125,8 @@ def _run_record(asked: Mapping[str, Any], stage: Stage, methods: Sequence[Method
 
 
 def _name(text: str) -> str:
-    """The last part of an existing file's or folder's path; other texts as they are."""
-    return Path(text).name if "/" in text and Path(text).expanduser().exists() else text
+    """An option or file name without the folders before it, where they begin at a root, a home or outside of here."""
+    return re.sub(r"(^|=)[~/.][^=]*/(?=[^/])", r"\1", text)
 
 
 def _interleave(stage: Stage, methods: Sequence[Method], kept: Journal, on_step: Callable[[Step], None] | None) -> None:

@@ -26,7 +26,7 @@ def _frontier(figure: Figure, summary: Mapping[str, Any]) -> bool:
     for name, method in summary["methods"].items():
         found = method["against"].get("target")
         loss = method["excess_atypical"]
-        if found is None or loss is None:
+        if name == "draft" or found is None or loss is None:
             continue
         speed = found["speedup"]
         spread = [[max(0.0, speed["value"] - speed["low"])], [max(0.0, speed["high"] - speed["value"])]]

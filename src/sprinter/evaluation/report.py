@@ -198,14 +198,17 @@ def _frontier(summary: Summary) -> str:
         points = [
             Point(name, m[key], found["value"], found["low"], found["high"], family(name))
             for name, m in summary["methods"].items()
-            if m[key] is not None and m["against"].get("target")
+            # The draft alone is so much faster and worse that all others would share a corner.
+            if name != "draft" and m[key] is not None and m["against"].get("target")
             for found in [m["against"]["target"]["speedup"]]
         ]
         if points:
             parts.append(f"<figure>{scatter(points, title, 'speed-up over the target alone')}</figure>")
     shown = {family(name) for name in summary["methods"]}
     key_line = "".join(f"<i>{_dot(kind)}{text}</i>" for kind, text in _FAMILY_NAMES.items() if kind in shown)
-    return f'<p class="key">{key_line}</p>{"".join(parts)}' if parts else ""
+    aside = '<p class="note">The draft alone is left out here; its row in the table says where it stands.</p>'
+    aside = aside if "draft" in summary["methods"] else ""
+    return f'<p class="key">{key_line}</p>{"".join(parts)}{aside}' if parts else ""
 
 
 _AGAINST_NOTE: Final = (
@@ -307,7 +310,8 @@ def _verifier(summary: Summary) -> str:
     figures = []
     for name, method in summary["methods"].items():
         found = method["reliability"]
-        if found is None:
+        # A score of typicality predicts something else than acceptance.
+        if found is None or method["facts"].get("decoding", {}).get("scorer") == "typical":
             continue
         drawn = diagram(found["score"], found["accept"], found["rows"], f"reliability of {name}")
         told = f"AUC {number(found['auc'])}, calibration error {number(found['ece'], 3)}, {found['rows_total']} tokens"

@@ -61,13 +61,15 @@ def _coloured(row: Record) -> str:
             spans.append(escape(piece))
             continue
         told = ORIGINS[origin] + ("" if score is None else f", score {score:.2f}")
-        spans.append(f'<span class="t {origin}" title="{escape(told)}">{escape(piece)}</span>')
+        spans.append(f'<span class="tok {origin}" title="{escape(told)}">{escape(piece)}</span>')
     return "".join(spans)
 
 
 def origin_key(letters: Sequence[str]) -> str:
     """A legend of the colours that occur."""
-    items = [f'<i><span class="t {o}">&nbsp;ab&nbsp;</span> {text}</i>' for o, text in ORIGINS.items() if o in letters]
+    items = [
+        f'<i><span class="tok {o}">&nbsp;ab&nbsp;</span> {text}</i>' for o, text in ORIGINS.items() if o in letters
+    ]
     return f'<p class="key">{"".join(items)}</p>'
 
 

@@ -162,3 +162,11 @@ def test_records_are_plain_json_without_nan(config, tmp_path):
     run(config, tmp_path / "out")
     for line in (tmp_path / "out" / journal.RECORDS_FILE).read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in a record"))
+
+
+def test_results_do_not_tell_where_files_lie(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sprinter", "bench", "--data", config.data, f"--out={tmp_path}/out", "a/b"])
+    run(dataclasses.replace(config, prompts=1), tmp_path / "out")
+    told = (tmp_path / "out" / journal.RUN_FILE).read_text()
+    assert str(tmp_path) not in told
+    assert "--out=out a/b" in told
