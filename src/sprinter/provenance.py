@@ -25,11 +25,16 @@ def stamp(config: Mapping[str, Any] | None = None, seed: int | None = None) -> d
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "",
+        "command": " ".join(_without_folders(word) for word in sys.argv),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": dict(config or {}),
         "seed": seed,
     }
+
+
+def _without_folders(word: str) -> str:
+    """An absolute path by its name alone: the folders of a machine are nobody else's business."""
+    return Path(word).name if word.startswith("/") else word
 
 
 def _version(package: str) -> str | None:

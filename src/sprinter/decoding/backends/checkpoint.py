@@ -39,6 +39,8 @@ _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _WORTH_REMEMBERING: Final = 64 << 20  # bytes
 _HEX_DIGITS: Final = 64
+# Where a config was read from and by which version: no part of the model, and other on every machine.
+_NOT_THE_MODEL: Final = frozenset({"_name_or_path", "transformers_version"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Checkpoint:
         """SHA-256 (hex) over config and tensors; equal for equal models, whatever folder or metadata they come with."""
         files = sorted(set(self.files.values())) or [self.path]
         marks = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-        return _fingerprint(json.dumps(self.config, sort_keys=True), marks)
+        own = {key: value for key, value in self.config.items() if key not in _NOT_THE_MODEL}
+        return _fingerprint(json.dumps(own, sort_keys=True), marks)
 
     def tensor(self, name: str) -> Tensor:
         """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
@@ -284,7 +287,8 @@ def write_draft(
             "sha256": sha256_of(beside / _WEIGHTS),
             "record": dict(info.record),
         }
-        (beside / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+        own_config = {key: value for key, value in config.items() if key != "_name_or_path"}
+        (beside / "config.json").write_text(json.dumps(own_config, indent=2, sort_keys=True) + "\n")
         (beside / "draft.json").write_text(json.dumps(described, indent=2) + "\n")
         beside.chmod(0o755)
         _replace_folder(beside, place)
