@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sprinter.training import corpus, splits
@@ -48,11 +50,16 @@ TOPICS = """
     learning Spanish,yoga,dinosaurs,baking bread,friendship,autumn,the internet,taking care of a cat,space travel,
     renewable energy,first aid,Shakespeare,Python programming,fractions,the water cycle,democracy,jazz,camping,tea
 """
-NUM_SPEECHES, NUM_CHATS = 2500, 1600
+# Rows of training text, by kind of prompt. A later start is a text from one of its later sentences on.
+TRAIN_ROWS = {"article": 2500, "later article": 4500, "speech": 2500, "later speech": 2000, "chat": 3000}
+HELD_OUT_ENTRIES = 112
+LATER_STARTS = 3
+MIN_WORDS = 30  # of a later start, of which the prompt is the first 30%
 
 CONFIG = DistillConfig(
     layers=(0, 10, 20, 29),
     head_tokens=7168,
+    held_out_entries=HELD_OUT_ENTRIES,
     new_tokens=80,
     temperatures=(1.0, 1.0, 0.7, 0.0),
     train=TrainConfig(
@@ -64,18 +71,31 @@ CONFIG = DistillConfig(
 def chat_entries(entries: Sequence[corpus.Entry], rng: random.Random) -> list[corpus.Entry]:
     """Questions about the titles, titled alike so that they fall in their entry's bucket, and about everyday topics."""
     topics = [topic.strip() for topic in TOPICS.replace("\n", " ").split(",") if topic.strip()]
-    asked = [corpus.Entry(e.title, rng.choice(QUESTIONS).format(e.title), chat=True) for e in entries]
-    asked += [corpus.Entry(topic, q.format(topic), chat=True) for topic in topics for q in rng.sample(QUESTIONS, 5)]
-    return rng.sample(asked, min(NUM_CHATS, len(asked)))
+    asked = [corpus.Entry(e.title, q.format(e.title), chat=True) for e in entries for q in rng.sample(QUESTIONS, 2)]
+    return asked + [corpus.Entry(topic, q.format(topic), chat=True) for topic in topics for q in QUESTIONS]
+
+
+def later_starts(entry: corpus.Entry, rng: random.Random) -> list[corpus.Entry]:
+    """The same text from some of its later sentences on: more prompts, in the same bucket."""
+    sentences = re.split(r"(?<=[.!?])\s+", entry.text)
+    starts = rng.sample(range(1, len(sentences)), min(LATER_STARTS, len(sentences) - 1))
+    rests = [" ".join(sentences[start:]) for start in starts]
+    return [replace(entry, text=rest) for rest in rests if len(rest.split()) >= MIN_WORDS]
 
 
 def write_data(encyclopedia: Path, speeches: Path, file: Path, seed: int) -> None:
     """One file of prompts from both sources and chat questions, in a fixed random order."""
     rng = random.Random(seed)
     articles, talks = corpus.read_entries([encyclopedia]), corpus.read_entries([speeches])
-    chosen = articles + rng.sample(talks, min(NUM_SPEECHES, len(talks))) + chat_entries(articles, rng)
+    kinds = {"article": articles, "speech": talks, "chat": chat_entries(articles, rng)}
+    kinds |= {f"later {k}": [e for entry in kinds[k] for e in later_starts(entry, rng)] for k in ("article", "speech")}
     # Calibration and verifier entries are left out here already: nothing later can use them by mistake.
-    kept = splits.select(chosen, splits.DRAFT_BUCKETS | splits.TEST_BUCKETS, lambda entry: entry.title)
+    kept = []
+    for kind, rows in TRAIN_ROWS.items():
+        mine = splits.select(kinds[kind], splits.DRAFT_BUCKETS, lambda entry: entry.title)
+        kept += rng.sample(mine, min(rows, len(mine)))
+    held_out = splits.select(articles + talks, splits.TEST_BUCKETS, lambda entry: entry.title)
+    kept += rng.sample(held_out, min(HELD_OUT_ENTRIES, len(held_out)))
     rng.shuffle(kept)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(vars(entry)) + "\n" for entry in kept))

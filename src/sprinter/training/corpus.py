@@ -104,6 +104,7 @@ class Writing:
     num_new: int
     end_ids: tuple[int, ...]
     seed: int
+    judge_prompt: bool = False
 
 
 def collect(
@@ -124,7 +125,7 @@ def collect(
                 # Seeded per job, so that a resumed run writes what an uninterrupted one would have written.
                 generator = torch.Generator().manual_seed(how.seed * 1_000_003 + number)
                 heat = torch.tensor(job.temperatures, device=law.weight.device)  # [rows]
-                trace = write_text(model, law, tokens, heat, how.num_new, how.end_ids, generator)
+                trace = write_text(model, law, tokens, heat, how.num_new, how.end_ids, generator, how.judge_prompt)
             save_trace(trace, file)
         on_job(judged(load_trace(file)))
 

@@ -7,10 +7,11 @@ Entries of buckets 0-5 train, 8-9 are held out (splits.py); the others are left 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from sprinter import provenance
 from sprinter.decoding.backends import checkpoint
 from sprinter.errors import BackendError, ConfigError, DataError
-from sprinter.training import corpus, head, splits, student
+from sprinter.training import corpus, head, splits, step_attention, student
+from sprinter.training.precision import compute_dtype
 from sprinter.training.teacher import OutputLaw, output_law
 from sprinter.training.trainer import Progress, Score, TrainConfig, Trainer
 
@@ -32,6 +34,7 @@ class DistillConfig:
     init: str | None = None  # folder of an earlier draft of this target to go on from, with the same layers and head
     head_tokens: int | None = None  # None: the whole vocabulary
     new_tokens: int = 80  # the target writes so many per prompt; 0: it reads the texts as they are
+    judge_prompt: bool = True  # learn from the prompts' positions too, which the target reads anyway
     temperatures: tuple[float, ...] = (1.0, 1.0, 0.7, 0.0)  # drawn per prompt; 0 is greedy
     read_tokens: int = 128  # row length when the target only reads
     rows_per_job: int = 112
@@ -101,7 +104,7 @@ def distill(
     work = work or out.with_name(out.name + ".work")
     _claim(work, target, data, config)
     teacher = load_teacher(target, device)
-    _collect(teacher, entries, config, work, events)
+    _collect(_writer(teacher, config), entries, config, work, events)
     ids, covered = _head(teacher, config, work)
     trainer = _train(teacher, ids, config, work, events)
     score = trainer.score(work / "test", config.train.int4_group)
@@ -127,7 +130,7 @@ def _claim(work: Path, target: Path, data: Sequence[Path], config: DistillConfig
 
 
 def load_teacher(target: Path, device: str) -> _Teacher:
-    """The target in float32 on the CPU (bfloat16 is slow there), bfloat16 on an accelerator, with its tokenizer."""
+    """The target in float32 on the CPU, bfloat16 on an accelerator, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow import
 
     if checkpoint.open_checkpoint(target).is_gguf:
@@ -146,6 +149,16 @@ def load_teacher(target: Path, device: str) -> _Teacher:
     return _Teacher(target, model, tokenizer, output_law(model), tuple(sorted(flat)))
 
 
+def _writer(teacher: _Teacher, config: DistillConfig) -> _Teacher:
+    """The same target, its body in the format that computes fastest here; the law over its states stays as it was."""
+    if compute_dtype(config.train.precision, teacher.model.device) == teacher.model.dtype:
+        return teacher
+    body = copy.deepcopy(teacher.model).bfloat16()
+    if step_attention.fits(body):
+        step_attention.install(body)
+    return replace(teacher, model=body)
+
+
 def _jobs(teacher: _Teacher, entries: Sequence[corpus.Entry], config: DistillConfig) -> list[corpus.Job]:
     if config.new_tokens:
         return corpus.writing_jobs(entries, teacher.tokenizer, config.temperatures, config.rows_per_job, config.seed)
@@ -156,7 +169,9 @@ def _collect(
     teacher: _Teacher, entries: Sequence[corpus.Entry], config: DistillConfig, work: Path, events: DistillEvents
 ) -> None:
     """Traces of the training entries in work/train, of held-out ones in work/test."""
-    how = corpus.Writing(config.new_tokens, teacher.end_ids, config.seed)
+    writing = corpus.Writing(config.new_tokens, teacher.end_ids, config.seed)
+    # Held out, only what the target writes counts: that is where a draft works.
+    how = {"train": replace(writing, judge_prompt=config.judge_prompt), "test": writing}
     limits = {"train": config.max_entries, "test": config.held_out_entries}
     for part, buckets in (("train", splits.DRAFT_BUCKETS), ("test", splits.TEST_BUCKETS)):
         chosen = splits.select(entries, buckets, lambda entry: entry.title)[: limits[part]]
@@ -170,7 +185,7 @@ def _collect(
             done, tokens = done + 1, tokens + judged
             events.on_collect(part, done, total, tokens)
 
-        corpus.collect(teacher.model, teacher.law, jobs, how, work / part, on_job)
+        corpus.collect(teacher.model, teacher.law, jobs, how[part], work / part, on_job)
 
 
 def _head(teacher: _Teacher, config: DistillConfig, work: Path) -> tuple[torch.Tensor | None, float]:
@@ -194,7 +209,7 @@ def _train(
     total = len(student.decoder_layers(teacher.model)[1])
     keep = config.layers if isinstance(config.layers, tuple) else student.default_layers(total, config.layers)
     law = teacher.law if ids is None else teacher.law.rows(ids.to(teacher.law.weight.device))
-    trainer = Trainer(student.make_student(teacher.model, keep), law.float(), config.train)
+    trainer = Trainer(student.make_student(teacher.model, keep), law.to(torch.float32), config.train)
     if config.init is not None:
         _start_from(trainer, Path(config.init), teacher.path)
     state = work / "state.safetensors"

@@ -39,11 +39,13 @@ def judge(
     teacher_hidden: Tensor,
     log_norm: Tensor,
     weights: tuple[float, float] | None,
+    back: OutputLaw | None = None,
 ) -> Judgement:
     """Compare both laws at positions [n, hidden] each; `log_norm` [n] is the target's over its whole vocabulary.
 
     Both laws have the rows of the head tokens only. `weights` = (of KL, of TV) also asks for the gradient of
-    w_kl * KL + w_tv * TV', summed over positions; None asks for the numbers alone.
+    w_kl * KL + w_tv * TV', summed over positions; None asks for the numbers alone. `back` is the student's layer
+    in the format in which the gradient is brought back to the hidden states; the laws are computed in the laws' own.
     """
     kl = overlap = agree = torch.zeros((), dtype=torch.float64, device=student_hidden.device)
     grads = []
@@ -58,7 +60,7 @@ def judge(
         overlap = overlap + torch.minimum(p, q).sum()
         kl = kl + log_p.sub_(log_q).mul_(p).sum()
         if weights is not None:
-            grads.append(student_law.pull_back(_gradient(p, q, weights), logits))
+            grads.append((back or student_law).pull_back(_gradient(p, q, weights), logits).float())
     grad = torch.cat(grads) if grads else None
     return Judgement(float(kl), float(overlap), int(agree), grad)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sprinter.errors import BackendError, CapabilityError
+from sprinter.training import step_attention
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class OutputLaw:
         """Gradient [..., hidden] of a loss, from its gradient at these logits [..., vocab]; overwrites `grad`."""
         if self.softcap is not None:
             grad = grad.mul_(1.0 - (logits / self.softcap).square())  # d(c tanh(u/c))/du
-        return (grad * self.scale if self.scale != 1.0 else grad) @ self.weight
+        return (grad * self.scale if self.scale != 1.0 else grad).to(self.weight.dtype) @ self.weight
 
-    def float(self) -> OutputLaw:
-        """The same layer in float32."""
-        bias = None if self.bias is None else self.bias.float()
-        return OutputLaw(self.weight.float(), bias, self.scale, self.softcap)
+    def to(self, dtype: torch.dtype) -> OutputLaw:
+        """The same layer in another number format."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return OutputLaw(self.weight.to(dtype), bias, self.scale, self.softcap)
 
     def rows(self, token_ids: Tensor) -> OutputLaw:
         """The same layer for `token_ids` [n] only."""
@@ -116,21 +117,25 @@ def write_text(
     num_new: int,
     end_ids: Sequence[int],
     generator: torch.Generator,
+    judge_prompt: bool = False,
 ) -> Trace:
     """The target continues `prompts` [rows, prompt] by up to `num_new` tokens; every generated position is judged.
 
-    Rows have equal prompt lengths, so no padding and no mask is needed and every transformers model works alike.
+    With `judge_prompt` the prompt's positions are judged too: the target has read them anyway. Rows have equal prompt
+    lengths, so no padding and no mask is needed and every transformers model works alike.
     """
     rows, num_prompt = prompts.shape
     ends = torch.tensor(list(end_ids), dtype=torch.long, device=prompts.device)
     tokens, states, norms = prompts.long(), [], []
     stop = torch.full((rows,), num_prompt + num_new - 1, dtype=torch.int32)
-    cache, step = None, tokens
+    own_steps = model.config._attn_implementation == step_attention.NAME
+    cache = step_attention.roomy_cache(model, num_prompt + num_new) if own_steps else None
+    step = tokens
     for position in range(num_prompt - 1, num_prompt + num_new - 1):
         out = final_hidden(model, input_ids=step, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         states.append(out.last_hidden_state.to("cpu", torch.float16))
-        logits = law.logits(out.last_hidden_state[:, -1]).float()  # [rows, vocab]
+        logits = law.logits(out.last_hidden_state[:, -1].to(law.weight.dtype)).float()  # [rows, vocab]
         if not torch.isfinite(logits).all():
             raise BackendError(f"{type(model).__name__} computes NaN or infinite logits: its weights are damaged")
         norms.append(torch.logsumexp(logits, dim=-1).cpu())  # [rows]
@@ -144,7 +149,10 @@ def write_text(
     seq = hidden.shape[1]
     log_norm = torch.zeros(rows, seq)
     log_norm[:, num_prompt - 1 :] = torch.stack(norms, dim=1)
-    first = torch.full((rows,), num_prompt - 1, dtype=torch.int32)
+    if judge_prompt and num_prompt > 1:
+        read = hidden[:, : num_prompt - 1].to(law.weight.device, law.weight.dtype)  # [rows, prompt - 1, hidden]
+        log_norm[:, : num_prompt - 1] = log_normalizer(law, read.flatten(0, 1)).reshape(rows, -1).cpu()
+    first = torch.full((rows,), 0 if judge_prompt else num_prompt - 1, dtype=torch.int32)
     return Trace(tokens[:, :seq].to("cpu", torch.int32), hidden, log_norm, first, stop.clamp_max(seq))
 
 
@@ -155,6 +163,6 @@ def read_text(model: Any, law: OutputLaw, tokens: Tensor) -> Trace:
     states = final_hidden(model, input_ids=tokens.long(), use_cache=False).last_hidden_state  # [rows, seq, hidden]
     if not torch.isfinite(states).all():
         raise BackendError(f"{type(model).__name__} computes NaN or infinite states: its weights are damaged")
-    log_norm = log_normalizer(law, states.flatten(0, 1)).reshape(rows, seq)  # [rows, seq]
+    log_norm = log_normalizer(law, states.to(law.weight.dtype).flatten(0, 1)).reshape(rows, seq)  # [rows, seq]
     first, stop = torch.zeros(rows, dtype=torch.int32), torch.full((rows,), seq, dtype=torch.int32)
     return Trace(tokens.to("cpu", torch.int32), states.to("cpu", torch.float16), log_norm.cpu(), first, stop)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.training.corpus import load_trace, traces
 from sprinter.training.losses import feature_loss, judge
+from sprinter.training.precision import PRECISIONS, autocast, compute_dtype
 from sprinter.training.quantize import rounded
 from sprinter.training.student import own_names
 from sprinter.training.teacher import OutputLaw, Trace, final_hidden
@@ -42,6 +43,7 @@ class TrainConfig:
     int4_group: int = 0  # > 0: train through 4-bit rounding in groups of this size
     int4_from: float = 0.0  # share of the steps after which rounding starts
     save_every: int = 100
+    precision: str = "auto"  # of matrix products: float32, bfloat16, or bfloat16 where the hardware is fast at it
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class TrainConfig:
             raise ConfigError(
                 "steps, micro_rows and workers must be at least 1, and batch_rows a multiple of micro_rows"
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not 0 < self.lr < 1 or not 0 <= self.cooldown_share <= 1 or not 0 <= self.int4_from <= 1:
             raise ConfigError("lr must be between 0 and 1, cooldown_share and int4_from within 0..1")
         weights = (self.kl_weight, self.tv_weight, self.feature_weight)
@@ -101,6 +105,8 @@ class Trainer:
 
     def __init__(self, student: nn.Module, head: OutputLaw, config: TrainConfig) -> None:
         self.student, self.head, self.config, self.step = student, head, config, 0
+        self._dtype = compute_dtype(config.precision, head.weight.device)
+        self._back = head.to(self._dtype)
         own = set(own_names(student))
         self.own = {name: p for name, p in student.named_parameters() if name in own}
         matrices = [p for p in self.own.values() if p.dim() >= 2]
@@ -169,7 +175,9 @@ class Trainer:
     def _hidden(self, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
         """(student states [rows, seq, hidden], teacher states alike, judged positions [rows, seq] bool)."""
         device = self.head.weight.device
-        states = final_hidden(self.student, input_ids=trace.tokens.long().to(device), use_cache=False).last_hidden_state
+        with autocast(self._dtype, device):
+            out = final_hidden(self.student, input_ids=trace.tokens.long().to(device), use_cache=False)
+        states = out.last_hidden_state.float()
         places = torch.arange(trace.tokens.shape[1])[None]  # [1, seq]
         judged = (places >= trace.first[:, None]) & (places < trace.stop[:, None])  # [rows, seq]
         return states, trace.hidden.to(device), judged.to(device)
@@ -180,7 +188,7 @@ class Trainer:
         chosen = states[judged]  # [n, hidden]
         norms = trace.log_norm.to(judged.device)[judged]  # [n]
         weights = (self.config.kl_weight, self.config.tv_weight)
-        found = judge(self.head, self.head, chosen, wanted[judged], norms, weights)
+        found = judge(self.head, self.head, chosen, wanted[judged], norms, weights, self._back)
         assert found.grad is not None
         feature = feature_loss(states, wanted) / parts
         # The gradient with respect to the hidden states is known; this sum has exactly that gradient.
