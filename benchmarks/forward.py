@@ -25,7 +25,6 @@ from sprinter.provenance import stamp
 from sprinter.zoo import default_pair
 
 LENGTHS = (1, 2, 4, 8, 16)
-CONTEXT = 64  # tokens in the cache before a timed pass
 REFERENCE = "fast int4"
 Pass = Callable[[list[int]], object]  # computes logits of all given new tokens after the context
 
@@ -78,6 +77,8 @@ def load_passes(args: argparse.Namespace, context: list[int]) -> tuple[dict[str,
 
         models["transformers bfloat16"] = HFModel.load(folder, "bfloat16")
         models["transformers float32"] = HFModel.load(folder, "float32")
+        if args.draft:
+            models["draft, transformers bfloat16"] = HFModel.load(args.draft, "bfloat16", target=folder)
     passes = {name: model_pass(model, context) for name, model in models.items()}
     llama = llama_pass(context, torch.get_num_threads())
     if llama is not None:
@@ -138,18 +139,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--context", type=int, default=64, help="tokens in the cache before a timed pass")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draft", type=Path, help="also time this draft of the default target")
     parser.add_argument("--hf", action="store_true", help="also time transformers")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
-    passes, weight_bytes = load_passes(args, rng.integers(1000, 40000, CONTEXT).tolist())
+    passes, weight_bytes = load_passes(args, rng.integers(1000, 40000, args.context).tolist())
     bandwidth, load_before = copy_gb_per_s(), os.getloadavg()[0]
     times = measure(passes, args.repeats, rng)
-    config = {"repeats": args.repeats, "context": CONTEXT, "threads": torch.get_num_threads()}
+    config = {"repeats": args.repeats, "context": args.context, "threads": torch.get_num_threads()}
     result = {
         **stamp(config, args.seed),
-        "command": f"python benchmarks/forward.py --repeats {args.repeats}{' --hf' if args.hf else ''}",
         "load_average": [load_before, os.getloadavg()[0]],
         "copy_gb_per_s": round(bandwidth, 2),
         "weight_bytes_per_step": weight_bytes,

@@ -65,6 +65,7 @@ class Proposal:
     ids: IntArray | None  # tokens the logits stand for, [width]; None for 0 .. width - 1
     hidden: FloatArray | None  # [hidden], at the position that predicts the token
     embedding: FloatArray | None  # [hidden], of the drafted token
+    echo: tuple[int, int] = (0, 0)  # tokens of the longest ending that this token, or another one, followed before
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sprinter.decoding.gates.echo import Echo
 from sprinter.decoding.gates.features import scalars
 from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.gates.verifier import Verifier
@@ -59,6 +60,7 @@ class Walk:
         self._route = route
         self._dice = dice
         self._draft = Draft()
+        self._echo = Echo()
         self._owes_bonus = False
         self._gate = None if route.verifier is None else ThresholdGate(route.verifier, route.threshold)
 
@@ -72,7 +74,7 @@ class Walk:
             law = sampling.law(logits, self.tokens, ids)
             token = self._dice.draw(law)
             embedding = model.embeddings([token])[0] if self._gate else None
-            proposals.append(Proposal(token, law, logits, ids, hidden, embedding))
+            proposals.append(Proposal(token, law, logits, ids, hidden, embedding, self._echo.look(self.tokens, token)))
         before = self._draft
         for proposal in proposals:
             drafted = Draft([*before.tokens, proposal.token], [*before.proposals, proposal], before.scores)

@@ -219,7 +219,17 @@ def test_scalars_bear_banned_tokens_and_a_vocabulary_of_one() -> None:
     logits = np.array([0.0, -np.inf, 1.0, 2.0], np.float32)
     found = scalars(Draft([2], [Proposal(2, Law(np.full(4, 0.25)), logits, None, None, None)]))
     probs = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
-    expected = [np.log(0.25), np.log(probs[1]), -(probs * np.log(probs)).sum(), probs[2] - probs[1], np.log(2), 0, 1]
+    expected = [
+        np.log(0.25),
+        np.log(probs[1]),
+        -(probs * np.log(probs)).sum(),
+        probs[2] - probs[1],
+        np.log(2),
+        0,
+        1,
+        0,
+        0,
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     alone = scalars(Draft([0], [Proposal(0, Law(np.ones(1)), np.zeros(1, np.float32), None, None, None)]))
-    np.testing.assert_allclose(alone, [0, 0, 0, 1, 0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(alone, [0, 0, 0, 1, 0, 0, 1, 0, 0], atol=1e-6)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from sprinter.decoding.backends.base import LanguageModel
+from sprinter.decoding.gates.echo import Echo
 from sprinter.records import Counters, Proposal
 from sprinter.sampling import Dice, Sampling
 
@@ -18,6 +19,7 @@ class ModelDrafter:
         self.model = model
         self._sampling = sampling
         self._vocab_size = vocab_size
+        self._echo = Echo()
 
     def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
         started = perf_counter()
@@ -30,4 +32,5 @@ class ModelDrafter:
         law = self._sampling.law(logits, tokens, ids)
         token = dice.draw(law)
         embedding = self.model.embedding(token) if self.model.capabilities.embedding else None
-        return Proposal(token, law, logits, ids, None if output.hidden is None else output.hidden[0], embedding)
+        hidden = None if output.hidden is None else output.hidden[0]  # [hidden]
+        return Proposal(token, law, logits, ids, hidden, embedding, self._echo.look(tokens, token))

@@ -12,7 +12,17 @@ from sprinter.errors import ConfigError
 from sprinter.records import Draft, FloatArray
 
 VECTORS = ("hidden", "embedding")
-SCALARS = ("log_q", "log_q_raw", "entropy", "margin", "rank", "since_target", "previous_score")
+SCALARS = (
+    "log_q",
+    "log_q_raw",
+    "entropy",
+    "margin",
+    "rank",
+    "since_target",
+    "previous_score",
+    "echo_same",
+    "echo_other",
+)
 
 _FLOOR = -20.0  # of a log-probability: what lies below is as good as impossible
 
@@ -64,6 +74,8 @@ def scalars(draft: Draft) -> FloatArray:
     rank            log(1 + number of tokens more probable than x)
     since_target    log(1 + drafted tokens before x since the last target call)
     previous_score  the verifier's score of the token before x; 1 right after a target call
+    echo_same       tokens of the longest ending of the text that x followed before (see `echo.py`)
+    echo_other      the same for tokens other than x
     """
     proposal = draft.proposals[-1]
     logits = proposal.logits  # [width]
@@ -93,6 +105,7 @@ def scalars(draft: Draft) -> FloatArray:
             math.log1p(rank),
             math.log1p(len(draft) - 1),
             1.0 if previous is None else previous,
+            *proposal.echo,
         ],
         np.float32,
     )
