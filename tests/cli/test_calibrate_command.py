@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from sprinter import Sprinter
 from sprinter.certify.certificate import Certificate
 from sprinter.cli.main import main
+from sprinter.errors import CertificateWarning
 
 WORDS = [f"w{n}" for n in range(47)]
 transformers.utils.logging.disable_progress_bar()
@@ -107,6 +110,24 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
     assert told["threshold"] == by_level["tv", 0.15].threshold
     assert told["certificate"]["levels"] == {"tv": 0.2}
     assert "with probability at least 0.95" in err
+    assert told["certificate"]["max_new_tokens"] == 8
+    assert (told["certificate"]["caveat"], "promises nothing" in err) == (None, False)
+
+    # More tokens than the calibration texts had: said in one line, in the account, and as a warning in Python.
+    code, out, err = run(*by, "--max-tv", 0.2, "-n", 9)
+    (line,) = [line for line in err.splitlines() if "promises nothing" in line]
+    assert "at most 8 new tokens; up to 9 were asked for" in line
+    assert json.loads(out)["certificate"]["caveat"] == line
+    writer = Sprinter.from_pretrained(place / "target", place / "draft", backend="hf")
+    asked = {"scorer": "confidence", "max_tv": 0.2, "certificate": place / "c.json"}
+    with pytest.warns(CertificateWarning, match="up to 9 were asked for") as warned:
+        longer = writer.generate("w1 w2 w3", max_new_tokens=9, **asked)
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        within = writer.generate("w1 w2 w3", max_new_tokens=8, **asked)
+    assert longer.threshold == within.threshold == by_level["tv", 0.15].threshold
+    assert [token.id for token in within.tokens] == [token["id"] for token in told["tokens"]]
 
     for options, says in (
         (["--max-tv", 0.01], "tv of at most 0.01 was asked for"),
@@ -114,7 +135,9 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
         (["--max-tv", 0.2, "--method", "lookahead"], "method is lookahead, certified sprinter"),
         (["--max-tv", 0.2, "--max-draft", 3], "max_draft is 3, certified 20"),
         (["--max-tv", 0.2, "--method", "exact"], "nothing to certify"),
-        (["--max-tv", 0.2, "--threshold", 0.3], "contradicts"),
+        (["--max-tv", 0.2, "--threshold", 0.3], "threshold contradicts"),
+        (["--max-tv", 0.2, "--budget", 3], "budget contradicts"),
+        (["--max-tv", 0.2, "--max-atypical", 0.01], "atypical of at most 0.01 was asked for"),
         (["--max-tv", 0.2, "--confidence", 0.99], "confidence 0.99 was asked for"),
         ([], "does nothing alone"),
     ):

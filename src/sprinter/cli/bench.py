@@ -156,6 +156,9 @@ def _finish(out: Path, as_json: bool, interrupted: bool) -> None:
 
     summary, files = write_outputs(out)
     typer.echo(json.dumps(summary) if as_json else terminal_table(summary))
+    for name, method in summary["methods"].items():
+        if caveat := method["facts"].get("caveat"):
+            typer.echo(f"{name}: {caveat}", err=True)
     typer.echo(f"written to {out}: {', '.join(files)}", err=True)
 
 

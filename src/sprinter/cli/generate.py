@@ -9,7 +9,6 @@ from typing import Any
 
 import typer
 
-from sprinter.cli.certified import Wish, grant
 from sprinter.cli.options import option
 from sprinter.config import Config, make_config
 from sprinter.errors import ConfigError
@@ -73,7 +72,9 @@ def generate(
     given: dict[str, Any] = {key: value for key, value in locals().items() if key not in _OWN}
     given["stop"] = tuple(stop) if stop else None
     settings = make_config(config, given)
-    _write(_prompt(prompt), settings, Wish(max_tv, max_atypical, confidence, certificate), _Look(chat, color, as_json))
+    named = [name for name, value in given.items() if value is not None]
+    wish = {"max_tv": max_tv, "max_atypical": max_atypical, "confidence": confidence, "certificate": certificate}
+    _write(_prompt(prompt), settings, wish, named, _Look(chat, color, as_json))
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,20 @@ class _Look:
     as_json: bool
 
 
-def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
+def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str], look: _Look) -> None:
     from sprinter.api import Sprinter
     from sprinter.build import Pair
+    from sprinter.certify.choose import Wish
     from sprinter.cli import show
 
+    wish = Wish(**wished)
     sprinter = Sprinter(Pair(settings.models))
-    settings, certified = grant(wish, settings, sprinter.pair)
+    certified = None
+    if wish.levels:
+        settings, choice = sprinter.certified(settings, wish, named)
+        certified = choice.told()
+        for line in (*choice.statements, *([choice.caveat] if choice.caveat else ())):
+            typer.echo(line, err=True)
     stream = sprinter.start(text, settings, look.chat)
     if look.as_json:
         typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings)))

@@ -92,6 +92,7 @@ class Bench:
     certificates: Path | None = None  # None: the shipped ones
     confidence: float = 0.95
     peer_weights: str = "float32"
+    max_new_tokens: int = 0  # what a run may write, to be held against what a certificate speaks of
 
 
 Maker = Callable[[Spec, Bench], Method]
@@ -189,15 +190,12 @@ def _whole(value: float) -> float | int:
 def _certified(
     config: DecodingConfig, wishes: Mapping[str, float], given: Mapping[str, Any], bench: Bench
 ) -> tuple[DecodingConfig, dict[str, Any]]:
-    from sprinter.certify.choose import OPEN_SETTINGS, SHIPPED, choose, find_certificates, setting_of  # noqa: PLC0415
+    from sprinter.certify.choose import OPEN_SETTINGS, Wish, grant  # noqa: PLC0415
 
-    if config.threshold is not None:
-        raise ConfigError("a certified level sets the threshold: give one of them")
-    found = find_certificates(bench.certificates or SHIPPED)
-    setting = setting_of(bench.pair, config, bench.sampling)
+    wish = Wish(wishes.get("tv"), wishes.get("atypical"), bench.confidence, bench.certificates)
     insisted = [name for name in OPEN_SETTINGS if name in given]
-    choice = choose(found, setting, wishes, bench.confidence, insisted)
-    told = {"certificate": choice.path.name, "statements": list(choice.statements)}
+    choice = grant(wish, bench.pair, config, bench.sampling, bench.max_new_tokens, insisted)
+    told = {"certificate": choice.path.name, "statements": list(choice.statements), "caveat": choice.caveat}
     return choice.apply(config), told
 
 
