@@ -35,7 +35,7 @@ def calibrate(
     bound: str = typer.Option("betting", help="p-value: betting or hoeffding-bentkus."),
     grid: str = typer.Option(DEFAULT_GRID, help="Thresholds from safe to fast, comma separated."),
     prompts: int = typer.Option(300, help="Most prompts per threshold."),
-    min_prompts: int = typer.Option(200, help="Fewest prompts behind a claim; more are used while they are needed."),
+    min_prompts: int = typer.Option(200, help="Fewest prompts at a threshold that ends up certified."),
     bucket: list[int] | None = typer.Option(None, help="Only entries whose title falls in this bucket, 0 to 9."),
     journal: Path | None = typer.Option(None, help=r"Where to keep single results \[default: beside --out]."),
     target: str | None = option("target"),
@@ -59,8 +59,8 @@ def calibrate(
 ) -> None:
     """Certify a method: the fastest threshold whose loss is proven to stay below a level.
 
-    Each prompt is decoded at each threshold until every level has failed once. One run serves all levels; interrupted,
-    it goes on where it stopped. The certificate is used by sprinter generate --max-tv and --max-atypical.
+    Thresholds are tried from safe to fast until every level has failed once, each on as many prompts as it takes to
+    tell. One run serves all levels; interrupted, it goes on where it stopped. The certificate is used by sprinter generate --max-tv and --max-atypical.
 
     Examples:
 
@@ -201,7 +201,7 @@ class _Measure:
 
 def _show(now: Progress) -> None:
     bounds = "  ".join(f"{a.loss} {a.epsilon:g}: p {p:.3g}, below {now.uppers[a]:.4f}" for a, p in now.pvalues.items())
-    typer.echo(f"threshold {now.threshold:g}  prompt {now.prompts_done}/{now.num_prompts}  {bounds}", err=True)
+    typer.echo(f"threshold {now.threshold:g}  prompt {now.prompts_done}/{now.plan.num_prompts}  {bounds}", err=True)
 
 
 def _summary(certificate: Certificate) -> str:
