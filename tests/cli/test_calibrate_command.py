@@ -18,6 +18,7 @@ from sprinter.cli.main import main
 from sprinter.errors import CertificateWarning
 
 WORDS = [f"w{n}" for n in range(47)]
+GRID = "1.01,0.9,0.5,0.05"
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -79,12 +80,14 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 def calibrate(place: Path, out: str, *more: object) -> list[object]:
     data = ["--data", place / "prompts.jsonl", "--out", place / out, "--prompts", 40, "--min-prompts", 30, "-n", 8]
-    return ["calibrate", *data, "--grid", "1.01,0.9,0.5,0.05", *more]
+    return ["calibrate", *data, "--grid", GRID, *more]
 
 
-def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type: ignore[no-untyped-def]
-    levels = ["--max-tv", 0.15, "--max-tv", 0.6, "--max-atypical", 0.3, "--max", "rouge=0.9", "--reference", "target"]
-    code, out, err = run(*calibrate(place, "c.json", *levels))
+LEVELS = ["--max-tv", 0.15, "--max-tv", 0.6, "--max-atypical", 0.3, "--max", "rouge=0.9", "--reference", "target"]
+
+
+def test_a_certificate_is_made_and_kept(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*calibrate(place, "c.json", *LEVELS))
     assert (code, "written to" in err) == (0, True), err
     certificate = Certificate.load(place / "c.json")
     assert out.count("\n") == len(certificate.claims) == 4
@@ -95,19 +98,32 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
     assert by_level["tv", 0.15].threshold is not None
     assert by_level["tv", 0.6].threshold is not None
     assert by_level["tv", 0.6].threshold <= by_level["tv", 0.15].threshold
-    assert all(30 <= row.num_prompts <= 40 for row in certificate.grid[:-1])
+    certified = {claim.threshold for claim in certificate.claims}
+    assert all(row.num_prompts >= 30 for row in certificate.grid if row.threshold in certified)
 
     # The same command again finds everything in its journal: nothing is decoded, the certificate is the same.
-    journal = (place / "c.journal.jsonl").read_bytes()
-    assert run(*calibrate(place, "c.json", *levels))[0] == 0
-    assert (place / "c.journal.jsonl").read_bytes() == journal
-    assert Certificate.load(place / "c.json").grid == certificate.grid
+    kept = [(place / name).read_bytes() for name in ("c.journal.jsonl", "c.json")]
+    code, again, err = run(*calibrate(place, "c.json", *LEVELS))
+    assert (code, again) == (0, out)
+    assert "nothing to do" in err and "written to" not in err
+    assert [(place / name).read_bytes() for name in ("c.journal.jsonl", "c.json")] == kept
+    # A lost certificate is made again out of the journal alone.
+    (place / "c.json").unlink()
+    code, again, err = run(*calibrate(place, "c.json", *LEVELS))
+    assert (code, again, "written to" in err) == (0, out, True)
+    assert (place / "c.journal.jsonl").read_bytes() == kept[0]
+    assert Certificate.load(place / "c.json").claims == certificate.claims
 
+
+def test_a_text_is_written_by_certificate_and_a_wrong_wish_refused(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    claims = Certificate.load(place / "c.json").claims
+    (threshold,) = (claim.threshold for claim in claims if (claim.loss, claim.epsilon) == ("tv", 0.15))
     by = ["generate", "w1 w2 w3", "--json", "-n", 8, "--certificate", place / "c.json"]
     code, out, err = run(*by, "--max-tv", 0.2)
     assert code == 0, err
     told = json.loads(out)
-    assert told["threshold"] == by_level["tv", 0.15].threshold
+    assert told["threshold"] == threshold
     assert told["certificate"]["levels"] == {"tv": 0.2}
     assert "with probability at least 0.95" in err
     assert told["certificate"]["max_new_tokens"] == 8
@@ -126,7 +142,7 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         within = writer.generate("w1 w2 w3", max_new_tokens=8, **asked)
-    assert longer.threshold == within.threshold == by_level["tv", 0.15].threshold
+    assert longer.threshold == within.threshold == threshold
     assert [token.id for token in within.tokens] == [token["id"] for token in told["tokens"]]
 
     for options, says in (
@@ -145,6 +161,30 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
         assert (code, out) == (2, ""), (options, out)
         assert says in err
         assert err.count("\n") == 1
+
+
+def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    lines = (place / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (place / "other.jsonl").write_text("".join(reversed(lines)))
+    level = ["--max-tv", 0.5]
+    code, _, err = run(*calibrate(place, "pilot.json", *level, "--confidence", 0.5, "--data", place / "other.jsonl"))
+    assert code == 0, err
+    given = [option for option in calibrate(place, "by-pilot.json", *level) if option not in ("--grid", GRID)]
+    code, _, err = run(*given, "--pilot", place / "pilot.json")
+    assert code == 0, err
+    certificate, pilot = (Certificate.load(place / name) for name in ("by-pilot.json", "pilot.json"))
+    assert certificate.made["grid"].endswith(pilot.data)
+    assert certificate.claims[0].threshold is not None
+    tried = {row.threshold for row in certificate.grid}
+    assert len(tried - {row.threshold for row in pilot.grid}) > 0
+    for wrong, says in (
+        ([*given, "--pilot", place / "pilot.json", "--data", place / "other.jsonl"], "own prompts"),
+        ([*given, "--pilot", place / "pilot.json", "--temperature", 1], "another setting: sampling"),
+        ([*calibrate(place, "x.json", *level), "--pilot", place / "pilot.json"], "--grid and --pilot"),
+        ([*given, "--pilot", place / "prompts.jsonl"], "not valid JSON"),
+    ):
+        code, out, err = run(*wrong)
+        assert (code, out, says in err, err.count("\n")) == (2, "", True, 1), err
 
 
 @pytest.mark.parametrize(

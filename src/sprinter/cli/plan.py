@@ -225,21 +225,14 @@ def _measure(
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:
-    from sprinter.build import Pair, build_gate, require_capabilities
+    from sprinter.build import Pair
     from sprinter.config import make_config
-    from sprinter.decoding.drafters.model import ModelDrafter
-    from sprinter.decoding.gates.threshold import ThresholdGate
-    from sprinter.evaluation.probe import Parts
+    from sprinter.evaluation.probe import open_parts
 
     config = make_config(None, {**given, "method": "sprinter"})
-    pair, sampling = Pair(config.models), config.generation.sampling
-    gate = build_gate(pair, config.decoding)
-    assert isinstance(gate, ThresholdGate)  # method sprinter has no other
-    require_capabilities(pair.draft, gate.needs)
-    limits = pair.limits(with_draft=True)
-    drafter = ModelDrafter(pair.draft, sampling, limits.vocab_size)
-    ids = [pair.tokenizer.encode(text) for text in texts]
-    return Parts(pair.target, drafter, gate.scorer, sampling, limits), ids, config.generation.seed
+    pair = Pair(config.models)
+    parts = open_parts(pair, config.decoding, config.generation.sampling)
+    return parts, [pair.tokenizer.encode(text) for text in texts], config.generation.seed
 
 
 def _read_prompts(file: Path | None) -> list[str]:

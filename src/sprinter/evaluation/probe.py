@@ -8,11 +8,15 @@ from time import perf_counter
 
 import numpy as np
 
+from sprinter.build import Pair, build_gate, require_capabilities
+from sprinter.config import DecodingConfig
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import Capabilities, LanguageModel
 from sprinter.decoding.drafters.base import Drafter
+from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Engine, Limits
 from sprinter.decoding.gates.base import Scorer
+from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.rules.vouched import VouchedRule
 from sprinter.errors import ConfigError, DataError
 from sprinter.records import Counters, Draft, Law, Verdict
@@ -32,6 +36,15 @@ class Parts:
     scorer: Scorer
     sampling: Sampling
     limits: Limits
+
+
+def open_parts(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Parts:
+    """The parts of a pair for one of the methods with a scorer. Loads both models."""
+    gate = build_gate(pair, config)
+    assert isinstance(gate, ThresholdGate), "only methods with a scorer are probed"
+    require_capabilities(pair.draft, gate.needs)
+    limits = pair.limits(with_draft=True)
+    return Parts(pair.target, ModelDrafter(pair.draft, sampling, limits.vocab_size), gate.scorer, sampling, limits)
 
 
 class _ScoreAll:
