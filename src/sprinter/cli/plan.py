@@ -206,21 +206,23 @@ def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
 def _measure(
     traces: list[Rows] | None, prompts: Path | None, probe_tokens: int, given: Mapping[str, Any]
 ) -> tuple[list[Rows], Costs, Any]:
-    """Time the pair on its first prompt, and probe all prompts unless rows are at hand."""
+    """Probe the prompts unless rows are at hand, and time the pair on them."""
     import numpy as np
 
-    from sprinter.evaluation.probe import probe_rows, time_pair
+    from sprinter.evaluation.probe import probe_rows
+    from sprinter.evaluation.timing import time_pair
     from sprinter.sampling import Dice
 
     texts = _read_prompts(prompts)
     parts, ids, seed = _open_pair(texts, given)
     rng = np.random.default_rng(seed)
     dice = Dice(rng)
-    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
-    cost = time_pair(parts, ids[0], dice)
+    # The probe first: a processor that has rested is faster for some seconds than decoding will find it.
     if traces is None:
         typer.echo(f"probing {len(ids)} prompts, {probe_tokens} tokens each ...", err=True)
         traces = probe_rows(parts, ids, probe_tokens, dice)
+    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
+    cost = time_pair(parts, ids, dice)
     return traces, cost, rng
 
 

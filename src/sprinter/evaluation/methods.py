@@ -19,6 +19,7 @@ from sprinter.decoding.engine import Engine, Run
 from sprinter.decoding.gates.fallback import FallbackGate
 from sprinter.decoding.rules.rollback import RollbackRule
 from sprinter.errors import ConfigError
+from sprinter.evaluation.timing import forget
 from sprinter.records import Counters, Draft, Emitted, FloatArray, Law, Verdict
 from sprinter.sampling import Dice, Sampling
 
@@ -286,9 +287,3 @@ class TallyAudit(Audit):
                 # A vouched token's chance of acceptance is known, a tested one's by the outcome of its test.
                 lost = self.tv_losses[first + place] if place < verdict.num_kept else 1.0
                 self.judged.append((round(score, 3), round(1.0 - lost, 4)))
-
-
-def forget(model: LanguageModel, prompt: Sequence[int]) -> None:
-    """Empty a model's cache of everything `prompt` could reuse, so that no method profits from the one before."""
-    other = 0 if prompt[0] != 0 else 1
-    model.forward([other], 1)
