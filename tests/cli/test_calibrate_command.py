@@ -14,8 +14,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sprinter import Sprinter
 from sprinter.certify.certificate import Certificate
+from sprinter.certify.choose import Wish
+from sprinter.certify.guard import Guard
 from sprinter.cli.main import main
-from sprinter.errors import CertificateWarning
+from sprinter.config import make_config
+from sprinter.errors import CertificateWarning, ConfigError
 
 WORDS = [f"w{n}" for n in range(47)]
 GRID = "1.01,0.9,0.5,0.05"
@@ -163,6 +166,26 @@ def test_a_text_is_written_by_certificate_and_a_wrong_wish_refused(place: Path, 
         assert err.count("\n") == 1
 
 
+def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    writer = Sprinter.from_pretrained(place / "target", place / "draft", backend="hf")
+    asked = make_config(None, {"scorer": "confidence", "max_new_tokens": 8, "audit": "close"})
+    config, choice = writer.certified(asked, Wish(max_tv=0.6, certificate=place / "c.json"))
+    watch = choice.watch("tv")
+    assert (watch.epsilon, watch.thresholds[-1]) == (0.6, choice.threshold)
+    assert len(watch.thresholds) > 1 and watch.thresholds[0] == 1.01
+    guard = Guard(tmp_path / "guard.db", watch)
+    for expected in reversed(watch.thresholds):
+        stream = writer.start("w1 w2 w3", choice.at(guard.threshold, config))
+        assert stream.generation.threshold == expected
+        assert guard.record(stream.audit.tv_losses).trip is None
+        # A request that loses all there is to lose, many times over.
+        assert guard.record([1.0] * 300).standing == "exceeded"
+    assert writer.start("w1 w2 w3", choice.at(guard.threshold, config)).generation.method == "exact"
+    with pytest.raises(ConfigError, match="no level of 'atypical' to watch: the certificate granted tv"):
+        choice.watch("atypical")
+
+
 def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  # type: ignore[no-untyped-def]
     lines = (place / "prompts.jsonl").read_text().splitlines(keepends=True)
     (place / "other.jsonl").write_text("".join(reversed(lines)))
@@ -192,6 +215,7 @@ def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  #
     [
         ([], "nothing to certify"),
         (["--max-tv", 2], "level of tv is 2"),
+        (["--max-tv", 0.1, "-n", 0], "max_new_tokens is 0"),
         (["--max", "rouge"], "is not a loss and a level"),
         (["--max", "bleu=0.3"], "unknown loss 'bleu'"),
         (["--max-tv", 0.1, "--grid", "0.1,0.9"], "from safe to fast"),

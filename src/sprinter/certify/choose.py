@@ -6,6 +6,7 @@ The command line, Python and comparisons all go through `grant`, so they refuse 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 
 from sprinter.build import Pair
 from sprinter.certify.certificate import Certificate, Setting
-from sprinter.config import DEFAULT_LOOKAHEAD, DecodingConfig
+from sprinter.certify.guard import Action, Watch
+from sprinter.config import DEFAULT_LOOKAHEAD, Config, DecodingConfig
 from sprinter.errors import CertificateError, ConfigError
 from sprinter.sampling import Sampling
 
@@ -55,6 +57,19 @@ class Choice:
     statements: tuple[str, ...]
     caveat: str | None  # what is asked for and not covered; None where all is
 
+    def at(self, threshold: float, config: Config) -> Config:
+        """`config` at another threshold, as a guard of this choice asks for it; inf decodes exactly."""
+        return dataclasses.replace(config, decoding=self.apply(config.decoding, threshold))
+
+    def watch(self, loss: str, action: Action = "tighten") -> Watch:
+        """What a guard needs to watch one of the granted levels."""
+        if loss not in self.levels or math.isinf(self.threshold):
+            had = ", ".join(self.levels) if math.isfinite(self.threshold) else "exact decoding alone"
+            raise ConfigError(f"there is no level of {loss!r} to watch: the certificate granted {had}")
+        thresholds = tuple(self.certificate.certified_thresholds(self.levels))
+        setting = json.dumps(dataclasses.asdict(self.certificate.setting), sort_keys=True)
+        return Watch(loss, self.levels[loss], thresholds, action, setting=setting)
+
     def told(self) -> dict[str, Any]:
         """The choice as JSON types."""
         return {
@@ -67,14 +82,15 @@ class Choice:
             "caveat": self.caveat,
         }
 
-    def apply(self, config: DecodingConfig) -> DecodingConfig:
-        """`config` with what the certificate prescribes."""
-        if math.isinf(self.threshold):
+    def apply(self, config: DecodingConfig, threshold: float | None = None) -> DecodingConfig:
+        """`config` with what the certificate prescribes; `threshold` as a guard asks for it, else the chosen one."""
+        threshold = self.threshold if threshold is None else threshold
+        if math.isinf(threshold):
             return DecodingConfig(method="exact")
         setting = self.certificate.setting
         prescribed: dict[str, Any] = {
             "scorer": setting.scorer,
-            "threshold": self.threshold,
+            "threshold": threshold,
             "lookahead": setting.lookahead if setting.method == "lookahead" else None,
             "max_draft": setting.max_draft,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 
 DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
 DEFAULT_TOKENS = 64
-# Options that are not settings of a generation.
-_OWN = (
-    *("data", "out", "max_tv", "max_atypical", "max_other", "reference", "confidence", "bound", "grid", "prompts"),
-    *("min_prompts", "bucket", "journal", "pilot"),
-)
 
 
+@with_settings(*PAIR, "method", "preset", "scorer", "lookahead", "max_draft", "max_new_tokens", *SAMPLING, "seed")
 def calibrate(
+    settings: Given,
     data: Path = typer.Option(..., "--data", help="JSON lines with a 'text' each: its first 30% are the prompt."),
     out: Path = typer.Option(..., "--out", "-o", help="Certificate file to write."),
     max_tv: list[float] | None = typer.Option(None, "--max-tv", help="Level of mean total variation; repeatable."),
@@ -43,24 +40,6 @@ def calibrate(
     min_prompts: int = typer.Option(200, help="Fewest prompts at a threshold that ends up certified."),
     bucket: list[int] | None = typer.Option(None, help="Only entries whose title falls in this bucket, 0 to 9."),
     journal: Path | None = typer.Option(None, help=r"Where to keep single results \[default: beside --out]."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    method: str | None = option("method", "-m"),
-    preset: str | None = option("preset"),
-    scorer: str | None = option("scorer"),
-    lookahead: float | None = option("lookahead"),
-    max_draft: int | None = option("max_draft"),
-    max_new_tokens: int | None = option("max_new_tokens", "-n"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
-    seed: int | None = option("seed"),
 ) -> None:
     """Certify a method: the fastest threshold whose loss is proven to stay below a level.
 
@@ -74,8 +53,8 @@ def calibrate(
 
       sprinter calibrate --max-atypical 0.02 --scorer typical --method lookahead --data prompts.jsonl --out ahead.json
     """
-    given = {key: value for key, value in locals().items() if key not in _OWN}
-    given["max_new_tokens"] = max_new_tokens or DEFAULT_TOKENS
+    if settings["max_new_tokens"] is None:
+        settings["max_new_tokens"] = DEFAULT_TOKENS
     wanted = [("tv", level) for level in max_tv or ()] + [("atypical", level) for level in max_atypical or ()]
     if reference not in ("text", "target"):
         raise ConfigError(f"reference is {reference!r}, but must be text or target")
@@ -88,8 +67,8 @@ def calibrate(
     tried = None if pilot is None else Certificate.load(pilot)
     thresholds = _thresholds(grid, tried, aims, prompts, alpha)
     plan = Plan(thresholds, aims, prompts, min(min_prompts, prompts), alpha, bound)
-    rows = _prompts(data, bucket or [], prompts, given["seed"] or 0)
-    certificate = _run(plan, rows, given, reference, journal or out.with_suffix(".journal.jsonl"), tried)
+    rows = _prompts(data, bucket or [], prompts, settings["seed"] or 0)
+    certificate = _run(plan, rows, settings, reference, journal or out.with_suffix(".journal.jsonl"), tried)
     _keep(certificate, out)
     typer.echo(_summary(certificate))
 
@@ -139,7 +118,7 @@ def _prompts(data: Path, buckets: list[int], count: int, seed: int) -> list[tupl
 def _run(
     plan: Plan,
     rows: list[tuple[str, str]],
-    given: dict[str, Any],
+    given: Given,
     reference: str,
     kept: Path,
     pilot: Certificate | None,

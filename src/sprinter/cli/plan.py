@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from sprinter.theory.planner import Plan
     from sprinter.theory.simulator import Rows
 
-_OWN = (
-    "hypothetical",
-    "costs",
-    "data",
-    "prompts",
-    "probe_tokens",
-    "save_rows",
-    "max_tv",
-    "plot",
-    "as_json",
-    "max_draft",
-)
 _NUM_PROMPTS = 20
 # What still matters where the rows are a collection: who scores them, and which of its transforms is meant.
 _SCORING = (
@@ -42,7 +30,9 @@ _SCORING = (
 )
 
 
+@with_settings(*PAIR, "scorer", *SAMPLING, "seed")
 def plan(
+    settings: Given,
     hypothetical: str | None = typer.Option(
         None,
         "--hypothetical",
@@ -62,19 +52,6 @@ def plan(
     save_rows: Path | None = typer.Option(None, "--save-rows", help="Write the probe's labelled rows for --data."),
     plot: Path | None = typer.Option(None, "--plot", help="Write the frontier to this .png or .svg file."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    scorer: str | None = option("scorer"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
-    seed: int | None = option("seed"),
 ) -> None:
     """Say which method and setting would pay for a pair, within a stated loss.
 
@@ -89,8 +66,7 @@ def plan(
 
       sprinter plan --data rows.jsonl --costs c=0.1 --json
     """
-    given = {key: value for key, value in locals().items() if key not in _OWN}
-    _refuse_idle(hypothetical, costs, data, prompts, save_rows, given)
+    _refuse_idle(hypothetical, costs, data, prompts, save_rows, settings)
     # A probe takes a minute: what cannot be written is said before it.
     _check_outputs(plot, save_rows)
     if probe_tokens < 1:
@@ -106,7 +82,7 @@ def plan(
         pair = parse_hypothetical(hypothetical)
         answer, cost, source = plan_hypothetical(pair, max_tv, grid), pair.costs, "hypothetical, " + hypothetical
     else:
-        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, given)
+        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, settings)
     if plot is not None:
         from sprinter.evaluation.frontier_plot import plot_frontier
 
