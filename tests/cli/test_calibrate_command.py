@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,6 +169,63 @@ def test_a_text_is_written_by_certificate_and_a_wrong_wish_refused(place: Path, 
         assert (code, out) == (2, ""), (options, out)
         assert says in err
         assert err.count("\n") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few kilobytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_on_a_full_disk_a_calibration_ends_in_one_line_and_goes_on_later(place: Path, run, small_disk: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    there = calibrate(place, str(small_disk / "c.json"), *LEVELS)
+    code, out, err = run(*there)
+    (line,) = [line for line in err.splitlines() if line.startswith("sprinter: ")]
+    assert (code, out, err.splitlines()[-1]) == (2, "", line)
+    assert "c.journal.jsonl: No space left on device" in line and "the same command again" in line
+    measured = (small_disk / "c.journal.jsonl").read_bytes().count(b"\n") - 1
+    assert measured > 10
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    code, _, err = run(*there)
+    assert code == 0, err
+    made = [Certificate.load(folder / "c.json") for folder in (place, small_disk)]
+    assert made[0].grid == made[1].grid and made[0].claims == made[1].claims
+    assert "nothing to do" in run(*there)[2]
+    # Room for the journal, none for the certificate.
+    (small_disk / "c.json").unlink()
+    filler = (small_disk / "filler").open("wb", buffering=0)
+    with filler, suppress(OSError):
+        while filler.write(bytes(512)):
+            pass
+    code, _, err = run(*there)
+    assert (code, "No space left on device" in err.splitlines()[-1]) == (2, True), err
+    assert not list(small_disk.glob("c.json*"))
+
+
+def test_a_killed_calibration_goes_on_and_ends_the_same(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    pair = ["--target", place / "target", "--draft", place / "draft", "--scorer", "confidence", "--backend", "hf"]
+    command = [sys.executable, "-m", "sprinter", *calibrate(place, "killed.json", *LEVELS), *pair]
+    journal = place / "killed.journal.jsonl"
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 20):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = journal.read_bytes()
+    code, _, err = run(*calibrate(place, "killed.json", *LEVELS))
+    assert code == 0, err
+    kept = before[: before.rfind(b"\n") + 1]
+    assert journal.read_bytes().startswith(kept) and kept.count(b"\n") > 20
+    assert Certificate.load(place / "killed.json").grid == Certificate.load(place / "c.json").grid
 
 
 def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
