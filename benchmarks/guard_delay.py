@@ -71,25 +71,23 @@ def simulate() -> list[dict[str, Any]]:
 def serve(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Decode real texts by a certificate until the guard trips or the texts end."""
     from sprinter.api import Sprinter  # noqa: PLC0415
-    from sprinter.certify.choose import choose, find_certificates, setting_of  # noqa: PLC0415
+    from sprinter.certify.choose import Wish, find_certificates  # noqa: PLC0415
     from sprinter.config import make_config  # noqa: PLC0415
     from sprinter.training.corpus import read_entries  # noqa: PLC0415
     from sprinter.training.splits import prompt_of  # noqa: PLC0415
 
-    found = find_certificates(options.certificate)
-    certified = found[0][1].setting
-    sampling = {name: certified.sampling[name] for name in ("temperature", "top_k", "top_p", "min_p")}
-    config = make_config(None, {"method": certified.method, "audit": "close", "max_new_tokens": 64, **sampling})
+    ((_, certificate),) = find_certificates(options.certificate)
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    sampling = {name: certificate.setting.sampling[name] for name in names}
+    written = {"audit": "close", "max_new_tokens": certificate.max_new_tokens}
+    config = make_config(None, {"method": certificate.setting.method, **written, **sampling})
     sprinter = Sprinter.from_pretrained()
-    loss = "tv" if options.max_tv is not None else "atypical"
-    epsilon = options.max_tv if options.max_tv is not None else options.max_atypical
-    setting = setting_of(sprinter.pair, config.decoding, config.generation.sampling)
-    choice = choose(found, setting, {loss: epsilon}, 0.0)
-    decided = dataclasses.replace(config, decoding=choice.apply(config.decoding))
-    thresholds = tuple(choice.certificate.certified_thresholds({loss: epsilon}))
+    wish = Wish(options.max_tv, options.max_atypical, 0.0, options.certificate)
+    decided, choice = sprinter.certified(config, wish)
+    (loss,) = wish.levels
     report: GuardReport | None = None
     with tempfile.TemporaryDirectory() as folder:
-        guard = Guard(Path(folder) / "guard.db", Watch(loss, epsilon, thresholds, action="warn"))
+        guard = Guard(Path(folder) / "guard.db", choice.watch(loss, "warn"))
         for number, entry in enumerate(read_entries([options.data])[: options.requests]):
             own = dataclasses.replace(decided.generation, seed=number)
             stream = sprinter.start(prompt_of(entry.text)[0], dataclasses.replace(decided, generation=own))
@@ -100,7 +98,7 @@ def serve(options: argparse.Namespace) -> list[dict[str, Any]]:
                 break
         guard.close()
     assert report is not None
-    return [{"loss": loss, "epsilon": epsilon, "data": options.data.name, **dataclasses.asdict(report)}]
+    return [{"loss": loss, "epsilon": wish.levels[loss], "data": options.data.name, **dataclasses.asdict(report)}]
 
 
 def main() -> None:

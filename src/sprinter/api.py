@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sprinter.build import Pair, build_engine
+from sprinter.certify.choose import Choice, Wish, grant
 from sprinter.config import Config, make_config
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import ModelInfo
@@ -18,6 +21,7 @@ from sprinter.decoding.gates.threshold import ThresholdGate
 from sprinter.decoding.rules.exact import ExactRule
 from sprinter.decoding.rules.greedy import GreedyRule
 from sprinter.decoding.text import TextStream
+from sprinter.errors import CertificateWarning
 from sprinter.records import Generation, Token
 from sprinter.sampling import Dice, Sampling
 
@@ -112,15 +116,36 @@ class Sprinter:
         return cls(Pair(make_config(None, {**names, **models}).models))
 
     def generate(self, prompt: str, *, chat: bool = False, **settings: Any) -> Generation:
-        """Write one text. `settings` are fields of DecodingConfig and GenerationConfig.
+        """Write one text. `settings` are fields of DecodingConfig, GenerationConfig and Wish.
 
-        Raises ConfigError, BackendError, DataError or CapabilityError, each saying what to do.
+        With `max_tv` or `max_atypical` it is written by a certificate (`confidence` and `certificate` say which), and
+        a CertificateWarning says what that leaves unproven. Raises ConfigError, BackendError, DataError,
+        CapabilityError or CertificateError, each saying what to do.
         """
-        return self.stream(prompt, chat=chat, **settings).generation
+        return self.start(prompt, self._settings(settings), chat).generation
 
     def stream(self, prompt: str, *, chat: bool = False, **settings: Any) -> Stream:
-        """Write one text token by token: iterate the result. One stream of a Sprinter at a time."""
-        return self.start(prompt, make_config(None, settings), chat)
+        """As `generate`, token by token: iterate the result. One stream of a Sprinter at a time."""
+        return self.start(prompt, self._settings(settings), chat)
+
+    def certified(self, config: Config, wish: Wish, given: Collection[str] = ()) -> tuple[Config, Choice]:
+        """`config` with what the certificate that grants `wish` prescribes; `given`: see `certify.choose.grant`."""
+        generation = config.generation
+        choice = grant(wish, self.pair, config.decoding, generation.sampling, generation.max_new_tokens, given)
+        return dataclasses.replace(config, decoding=choice.apply(config.decoding)), choice
+
+    def _settings(self, settings: dict[str, Any]) -> Config:
+        """A Config from keyword arguments, by certificate where they hold a wish."""
+        names = {field.name for field in dataclasses.fields(Wish)}
+        wish = Wish(**{name: value for name, value in settings.items() if name in names})
+        own = {name: value for name, value in settings.items() if name not in names}
+        config = make_config(None, own)
+        if not wish.levels:
+            return config
+        config, choice = self.certified(config, wish, own)
+        if choice.caveat is not None:
+            warnings.warn(choice.caveat, CertificateWarning, stacklevel=3)
+        return config
 
     def start(self, prompt: str, config: Config, chat: bool = False) -> Stream:
         """As `stream`, from a whole Config; its models are those of this Sprinter."""

@@ -25,3 +25,7 @@ class DataError(SprinterError):
 
 class CertificateError(SprinterError):
     """A certificate is malformed, or speaks of another pair, verifier, transform or claim."""
+
+
+class CertificateWarning(UserWarning):
+    """A text goes beyond what its certificate speaks of."""

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from sprinter import build
+from sprinter.certify.certificate import Certificate, Claim, GridRow
+from sprinter.certify.choose import setting_of
 from sprinter.cli.main import main
+from sprinter.config import DecodingConfig
 from tests.support.bench_toys import toy_bench, write_texts
 
 
@@ -71,6 +74,35 @@ def test_a_finished_folder_is_not_overwritten_and_resume_only_writes_the_report_
     (tmp_path / "a" / "report.html").unlink()
     assert run(monkeypatch, capsys, *common(tmp_path, "a"), "--resume")[0] == 0
     assert (tmp_path / "a" / "report.html").exists()
+
+
+def certify(folder, num_tokens):
+    """A certificate for `confidence` on the toys, about texts of `num_tokens` tokens."""
+    bench = toy_bench()
+    setting = setting_of(bench.pair, DecodingConfig(scorer="confidence"), bench.sampling)
+    row = GridRow(0.4, 300, 0.5, {"tv": 0.2}, {"tv": 0.25})
+    claims = [Claim("tv", 0.3, 0.4, [0.01])]
+    file = folder / "certificate.json"
+    Certificate(setting, 0.95, "betting", 300, num_tokens, "d" * 64, [row], claims, {}).save(file)
+    return file
+
+
+@pytest.mark.parametrize(("num_tokens", "covered"), [(8, True), (7, False)])
+def test_a_certified_level_says_where_the_texts_are_longer_than_its_certificate_s(
+    toys, monkeypatch, capsys, tmp_path, num_tokens, covered
+):
+    method = "confidence:tv=0.3"
+    own = ("--methods", method, "--certificate", certify(tmp_path, num_tokens), "--json")
+    code, out, err = run(monkeypatch, capsys, *common(tmp_path, "a"), *own)
+    assert code == 0, err
+    caveat = json.loads(out)["methods"][method]["facts"]["caveat"]
+    lines = [line for line in err.splitlines() if "promises nothing" in line]
+    if covered:
+        assert (caveat, lines) == (None, [])
+    else:
+        assert lines == [f"{method}: {caveat}"]
+        assert "at most 7 new tokens; up to 8 were asked for" in caveat
+        assert caveat in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_ctrl_c_keeps_what_is_done(toys, monkeypatch, capsys, tmp_path):

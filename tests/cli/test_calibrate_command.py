@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,10 +17,16 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from sprinter import Sprinter
 from sprinter.certify.certificate import Certificate
+from sprinter.certify.choose import Wish
+from sprinter.certify.guard import Guard
 from sprinter.cli.main import main
+from sprinter.config import make_config
+from sprinter.errors import CertificateWarning, ConfigError
 
 WORDS = [f"w{n}" for n in range(47)]
+GRID = "1.01,0.9,0.5,0.05"
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -76,12 +88,14 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 def calibrate(place: Path, out: str, *more: object) -> list[object]:
     data = ["--data", place / "prompts.jsonl", "--out", place / out, "--prompts", 40, "--min-prompts", 30, "-n", 8]
-    return ["calibrate", *data, "--grid", "1.01,0.9,0.5,0.05", *more]
+    return ["calibrate", *data, "--grid", GRID, *more]
 
 
-def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type: ignore[no-untyped-def]
-    levels = ["--max-tv", 0.15, "--max-tv", 0.6, "--max-atypical", 0.3, "--max", "rouge=0.9", "--reference", "target"]
-    code, out, err = run(*calibrate(place, "c.json", *levels))
+LEVELS = ["--max-tv", 0.15, "--max-tv", 0.6, "--max-atypical", 0.3, "--max", "rouge=0.9", "--reference", "target"]
+
+
+def test_a_certificate_is_made_and_kept(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*calibrate(place, "c.json", *LEVELS))
     assert (code, "written to" in err) == (0, True), err
     certificate = Certificate.load(place / "c.json")
     assert out.count("\n") == len(certificate.claims) == 4
@@ -92,21 +106,52 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
     assert by_level["tv", 0.15].threshold is not None
     assert by_level["tv", 0.6].threshold is not None
     assert by_level["tv", 0.6].threshold <= by_level["tv", 0.15].threshold
-    assert all(30 <= row.num_prompts <= 40 for row in certificate.grid[:-1])
+    certified = {claim.threshold for claim in certificate.claims}
+    assert all(row.num_prompts >= 30 for row in certificate.grid if row.threshold in certified)
 
     # The same command again finds everything in its journal: nothing is decoded, the certificate is the same.
-    journal = (place / "c.journal.jsonl").read_bytes()
-    assert run(*calibrate(place, "c.json", *levels))[0] == 0
-    assert (place / "c.journal.jsonl").read_bytes() == journal
-    assert Certificate.load(place / "c.json").grid == certificate.grid
+    kept = [(place / name).read_bytes() for name in ("c.journal.jsonl", "c.json")]
+    code, again, err = run(*calibrate(place, "c.json", *LEVELS))
+    assert (code, again) == (0, out)
+    assert "nothing to do" in err and "written to" not in err
+    assert [(place / name).read_bytes() for name in ("c.journal.jsonl", "c.json")] == kept
+    # A lost certificate is made again out of the journal alone.
+    (place / "c.json").unlink()
+    code, again, err = run(*calibrate(place, "c.json", *LEVELS))
+    assert (code, again, "written to" in err) == (0, out, True)
+    assert (place / "c.journal.jsonl").read_bytes() == kept[0]
+    assert Certificate.load(place / "c.json").claims == certificate.claims
 
+
+def test_a_text_is_written_by_certificate_and_a_wrong_wish_refused(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    claims = Certificate.load(place / "c.json").claims
+    (threshold,) = (claim.threshold for claim in claims if (claim.loss, claim.epsilon) == ("tv", 0.15))
     by = ["generate", "w1 w2 w3", "--json", "-n", 8, "--certificate", place / "c.json"]
     code, out, err = run(*by, "--max-tv", 0.2)
     assert code == 0, err
     told = json.loads(out)
-    assert told["threshold"] == by_level["tv", 0.15].threshold
+    assert told["threshold"] == threshold
     assert told["certificate"]["levels"] == {"tv": 0.2}
     assert "with probability at least 0.95" in err
+    assert told["certificate"]["max_new_tokens"] == 8
+    assert (told["certificate"]["caveat"], "promises nothing" in err) == (None, False)
+
+    # More tokens than the calibration texts had: said in one line, in the account, and as a warning in Python.
+    code, out, err = run(*by, "--max-tv", 0.2, "-n", 9)
+    (line,) = [line for line in err.splitlines() if "promises nothing" in line]
+    assert "at most 8 new tokens; up to 9 were asked for" in line
+    assert json.loads(out)["certificate"]["caveat"] == line
+    writer = Sprinter.from_pretrained(place / "target", place / "draft", backend="hf")
+    asked = {"scorer": "confidence", "max_tv": 0.2, "certificate": place / "c.json"}
+    with pytest.warns(CertificateWarning, match="up to 9 were asked for") as warned:
+        longer = writer.generate("w1 w2 w3", max_new_tokens=9, **asked)
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        within = writer.generate("w1 w2 w3", max_new_tokens=8, **asked)
+    assert longer.threshold == within.threshold == threshold
+    assert [token.id for token in within.tokens] == [token["id"] for token in told["tokens"]]
 
     for options, says in (
         (["--max-tv", 0.01], "tv of at most 0.01 was asked for"),
@@ -114,7 +159,9 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
         (["--max-tv", 0.2, "--method", "lookahead"], "method is lookahead, certified sprinter"),
         (["--max-tv", 0.2, "--max-draft", 3], "max_draft is 3, certified 20"),
         (["--max-tv", 0.2, "--method", "exact"], "nothing to certify"),
-        (["--max-tv", 0.2, "--threshold", 0.3], "contradicts"),
+        (["--max-tv", 0.2, "--threshold", 0.3], "threshold contradicts"),
+        (["--max-tv", 0.2, "--budget", 3], "budget contradicts"),
+        (["--max-tv", 0.2, "--max-atypical", 0.01], "atypical of at most 0.01 was asked for"),
         (["--max-tv", 0.2, "--confidence", 0.99], "confidence 0.99 was asked for"),
         ([], "does nothing alone"),
     ):
@@ -124,11 +171,113 @@ def test_a_certificate_is_made_kept_and_used(place: Path, run) -> None:  # type:
         assert err.count("\n") == 1
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few kilobytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_on_a_full_disk_a_calibration_ends_in_one_line_and_goes_on_later(place: Path, run, small_disk: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    there = calibrate(place, str(small_disk / "c.json"), *LEVELS)
+    code, out, err = run(*there)
+    (line,) = [line for line in err.splitlines() if line.startswith("sprinter: ")]
+    assert (code, out, err.splitlines()[-1]) == (2, "", line)
+    assert "c.journal.jsonl: No space left on device" in line and "the same command again" in line
+    measured = (small_disk / "c.journal.jsonl").read_bytes().count(b"\n") - 1
+    assert measured > 10
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    code, _, err = run(*there)
+    assert code == 0, err
+    made = [Certificate.load(folder / "c.json") for folder in (place, small_disk)]
+    assert made[0].grid == made[1].grid and made[0].claims == made[1].claims
+    assert "nothing to do" in run(*there)[2]
+    # Room for the journal, none for the certificate.
+    (small_disk / "c.json").unlink()
+    filler = (small_disk / "filler").open("wb", buffering=0)
+    with filler, suppress(OSError):
+        while filler.write(bytes(512)):
+            pass
+    code, _, err = run(*there)
+    assert (code, "No space left on device" in err.splitlines()[-1]) == (2, True), err
+    assert not list(small_disk.glob("c.json*"))
+
+
+def test_a_killed_calibration_goes_on_and_ends_the_same(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    pair = ["--target", place / "target", "--draft", place / "draft", "--scorer", "confidence", "--backend", "hf"]
+    command = [sys.executable, "-m", "sprinter", *calibrate(place, "killed.json", *LEVELS), *pair]
+    journal = place / "killed.journal.jsonl"
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 20):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = journal.read_bytes()
+    code, _, err = run(*calibrate(place, "killed.json", *LEVELS))
+    assert code == 0, err
+    kept = before[: before.rfind(b"\n") + 1]
+    assert journal.read_bytes().startswith(kept) and kept.count(b"\n") > 20
+    assert Certificate.load(place / "killed.json").grid == Certificate.load(place / "c.json").grid
+
+
+def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "c.json", *LEVELS))[0] == 0
+    writer = Sprinter.from_pretrained(place / "target", place / "draft", backend="hf")
+    asked = make_config(None, {"scorer": "confidence", "max_new_tokens": 8, "audit": "close"})
+    config, choice = writer.certified(asked, Wish(max_tv=0.6, certificate=place / "c.json"))
+    watch = choice.watch("tv")
+    assert (watch.epsilon, watch.thresholds[-1]) == (0.6, choice.threshold)
+    assert len(watch.thresholds) > 1 and watch.thresholds[0] == 1.01
+    guard = Guard(tmp_path / "guard.db", watch)
+    for expected in reversed(watch.thresholds):
+        stream = writer.start("w1 w2 w3", choice.at(guard.threshold, config))
+        assert stream.generation.threshold == expected
+        assert guard.record(stream.audit.tv_losses).trip is None
+        # A request that loses all there is to lose, many times over.
+        assert guard.record([1.0] * 300).standing == "exceeded"
+    assert writer.start("w1 w2 w3", choice.at(guard.threshold, config)).generation.method == "exact"
+    with pytest.raises(ConfigError, match="no level of 'atypical' to watch: the certificate granted tv"):
+        choice.watch("atypical")
+
+
+def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    lines = (place / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (place / "other.jsonl").write_text("".join(reversed(lines)))
+    level = ["--max-tv", 0.5]
+    code, _, err = run(*calibrate(place, "pilot.json", *level, "--confidence", 0.5, "--data", place / "other.jsonl"))
+    assert code == 0, err
+    given = [option for option in calibrate(place, "by-pilot.json", *level) if option not in ("--grid", GRID)]
+    code, _, err = run(*given, "--pilot", place / "pilot.json")
+    assert code == 0, err
+    certificate, pilot = (Certificate.load(place / name) for name in ("by-pilot.json", "pilot.json"))
+    assert certificate.made["grid"].endswith(pilot.data)
+    assert certificate.claims[0].threshold is not None
+    tried = {row.threshold for row in certificate.grid}
+    assert len(tried - {row.threshold for row in pilot.grid}) > 0
+    for wrong, says in (
+        ([*given, "--pilot", place / "pilot.json", "--data", place / "other.jsonl"], "own prompts"),
+        ([*given, "--pilot", place / "pilot.json", "--temperature", 1], "another setting: sampling"),
+        ([*calibrate(place, "x.json", *level), "--pilot", place / "pilot.json"], "--grid and --pilot"),
+        ([*given, "--pilot", place / "prompts.jsonl"], "not valid JSON"),
+    ):
+        code, out, err = run(*wrong)
+        assert (code, out, says in err, err.count("\n")) == (2, "", True, 1), err
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ([], "nothing to certify"),
         (["--max-tv", 2], "level of tv is 2"),
+        (["--max-tv", 0.1, "-n", 0], "max_new_tokens is 0"),
         (["--max", "rouge"], "is not a loss and a level"),
         (["--max", "bleu=0.3"], "unknown loss 'bleu'"),
         (["--max-tv", 0.1, "--grid", "0.1,0.9"], "from safe to fast"),

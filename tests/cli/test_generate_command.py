@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,13 +97,13 @@ def test_help_costs_less_than_a_second_of_computing() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "distill", "collect", "train", "frontier", "calibrate", "plan", "doctor"]
+    "command", ["generate", "distill", "collect", "train", "frontier", "calibrate", "plan", "doctor", "bench"]
 )
 def test_every_command_explains_itself(cli: Cli, command: str) -> None:
     shown = cli(command, "--help")
     assert shown.code == 0
     assert "Usage: sprinter " + command in shown.out
-    assert ", ," not in shown.out, "brackets were taken for markup"
+    assert not re.search(r", ,| \.\s", shown.out), "brackets were taken for markup"
 
 
 def test_without_arguments_the_help_is_shown(cli: Cli) -> None:

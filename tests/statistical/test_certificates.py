@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sprinter.bounds import PVALUES, RunningBound
-from sprinter.certify.calibrate import Aim, Plan, fixed_sequence
+from sprinter.certify.calibrate import Aim, Plan, calibrate, fixed_sequence
+from sprinter.certify.journal import Measurement
 from sprinter.decoding.backends.toy import ToyModel
 
 Floats = NDArray[np.float64]
@@ -168,6 +169,46 @@ def test_certificates_are_violated_no_more_often_than_alpha(
         assert certified > 0.95 * CALIBRATIONS, "the test is empty if nothing is ever certified"
         # The same count, for the threshold after the last rejected one, must fail the same test.
         assert binomtest(off_by_one, CALIBRATIONS, ALPHA, alternative="greater").pvalue < 1e-6
+
+
+class NoJournal:
+    """Nothing is kept: every calibration is new."""
+
+    def get(self, threshold: float, prompt: int) -> None:
+        return None
+
+    def add(self, threshold: float, prompt: int, measured: Measurement) -> None:
+        pass
+
+
+def test_calibrations_that_leave_thresholds_early_are_violated_no_more_often_than_alpha(
+    pool: dict[float, Floats],
+) -> None:
+    # The rule as it runs: looked at every ten prompts, left once both levels are proven or given up, measured on where
+    # certified. One level lies a hair below the risk of the third threshold, the other below that of the fourth.
+    # Power as above. The off-by-one variant is caught for both levels.
+    rng = np.random.default_rng(18)
+    aims = (Aim("tv", RISK[0.8] * 0.999), Aim("tv", RISK[0.2] * 0.999))
+    plan = Plan(THRESHOLDS, aims, 200, 60, ALPHA)
+    violated, certified, off_by_one, used = np.zeros(2), np.zeros(2), np.zeros(2), []
+    for _ in range(CALIBRATIONS):
+        rows = rng.integers(100_000, size=plan.num_prompts)
+        drawn = {threshold: losses[rows].tolist() for threshold, losses in pool.items()}
+        grid, claims = calibrate(plan, lambda t, n, drawn=drawn: Measurement({"tv": drawn[t][n]}, 1, 1), NoJournal())
+        counts = {row.threshold: row.num_prompts for row in grid}
+        used.append(sum(counts.values()) / len(counts))
+        for place, (aim, claim) in enumerate(zip(aims, claims, strict=True)):
+            first_kept = THRESHOLDS[min(len(claim.pvalues), len(THRESHOLDS)) - 1]
+            off_by_one[place] += RISK[first_kept] > aim.epsilon
+            if claim.threshold is not None:
+                certified[place] += 1
+                violated[place] += RISK[claim.threshold] > aim.epsilon
+                assert counts[claim.threshold] >= plan.min_prompts
+    assert np.mean(used) < 0.8 * plan.num_prompts, "the test is empty if nothing is left early"
+    for place in range(2):
+        assert binomtest(int(violated[place]), CALIBRATIONS, ALPHA, alternative="greater").pvalue > 1e-3
+        assert certified[place] > 0.95 * CALIBRATIONS, "the test is empty if nothing is ever certified"
+        assert binomtest(int(off_by_one[place]), CALIBRATIONS, ALPHA, alternative="greater").pvalue < 1e-6
 
 
 @pytest.mark.parametrize("bound", sorted(PVALUES))

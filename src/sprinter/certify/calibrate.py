@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from sprinter.errors import ConfigError
 
 # How often, in prompts, the p-values are looked at while a threshold is being measured.
 _STEP = 10
+# A level is given up at a threshold if it would fail even with the rest of the prompts this many standard errors
+# better than those so far. Giving up can only lose a claim, never make a wrong one.
+_HOPE_ERRORS = 3.0
 
 Losses = Mapping[str, NDArray[np.float64]]  # per loss: one value a prompt, on the [0, 1] scale
 
@@ -44,8 +48,9 @@ class Aim:
 class Plan:
     """What is fixed before the first prompt is decoded; the proof needs all of it to be.
 
-    With the betting p-value a threshold is left early, from `min_prompts` on, once every open aim is rejected, and at
-    any time once none can be any more. Hoeffding-Bentkus needs the sample size fixed: it always takes `num_prompts`.
+    The betting p-value holds however a sample came to its end. So with it a threshold is left once each open aim is
+    either proven there or out of reach, and only the thresholds that end up certified are measured on, up to
+    `min_prompts`. Hoeffding-Bentkus needs the sample size fixed: it always takes `num_prompts`.
     """
 
     thresholds: tuple[float, ...]  # safest first
@@ -84,15 +89,41 @@ class Plan:
         return guess
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Progress:
-    """Where a calibration stands: shown while it runs."""
+    """Where a calibration stands at a threshold: shown while it runs."""
 
+    plan: Plan
     threshold: float
-    prompts_done: int
-    num_prompts: int
-    pvalues: Mapping[Aim, float]  # of the aims still open
-    uppers: Mapping[Aim, float]  # upper bounds so far, natural scale
+    aims: Sequence[Aim]  # those still open
+    losses: Losses
+
+    @property
+    def prompts_done(self) -> int:
+        return len(next(iter(self.losses.values())))
+
+    @cached_property
+    def pvalues(self) -> Mapping[Aim, float]:
+        return {aim: self.plan.pvalue(aim, self.losses[aim.loss]) for aim in self.aims}
+
+    @property
+    def uppers(self) -> Mapping[Aim, float]:
+        """Upper bounds so far, on the losses' natural scale; found by bisection, so only computed when shown."""
+        found = {name: _upper(self.plan, name, self.losses[name]) for name in {aim.loss for aim in self.aims}}
+        return {aim: found[aim.loss] for aim in self.aims}
+
+    @property
+    def settled(self) -> bool:
+        """Whether no further prompt could change which aims are proven at this threshold."""
+        return self.plan.bound == "betting" and all(
+            p <= self.plan.alpha or self._hopeless(aim) for aim, p in self.pvalues.items()
+        )
+
+    def _hopeless(self, aim: Aim) -> bool:
+        losses = self.losses[aim.loss]
+        error = float(losses.std()) / math.sqrt(len(losses))
+        rest = np.full(self.plan.num_prompts - len(losses), max(0.0, float(losses.mean()) - _HOPE_ERRORS * error))
+        return self.plan.pvalue(aim, np.concatenate([losses, rest])) > self.plan.alpha
 
 
 Measure = Callable[[float, int], Measurement]
@@ -137,27 +168,33 @@ def calibrate(
 
     `measure(threshold, prompt)` decodes prompt number `prompt`; what the journal already holds is not measured again.
     """
-    grid: list[GridRow] = []
+    measured: dict[float, list[Measurement]] = {}
 
     def losses_at(threshold: float, aims: Sequence[Aim]) -> Losses:
-        rows: list[Measurement] = []
-        for row in _measured(plan, threshold, measure, journal):
+        rows = measured[threshold] = []
+        for row in _measured(range(plan.num_prompts), threshold, measure, journal):
             rows.append(row)
             if len(rows) % _STEP == 0 or len(rows) == plan.num_prompts:
-                losses = _columns(rows)
-                now = _progress(plan, threshold, aims, losses)
+                now = Progress(plan, threshold, aims, _columns(rows))
                 report(now)
-                if _settled(plan, now, losses):
+                if now.settled:
                     break
-        grid.append(_grid_row(plan, threshold, rows))
         return _columns(rows)
 
     claims = fixed_sequence(plan, losses_at)
-    return grid, claims
+    for threshold, rows in measured.items():
+        aims = [Aim(claim.loss, claim.epsilon) for claim in claims if claim.threshold == threshold]
+        # What was proven stays proven: more prompts only tell better what the certified threshold does.
+        missing = range(len(rows), plan.min_prompts) if aims else range(0)
+        for row in _measured(missing, threshold, measure, journal):
+            rows.append(row)
+            if len(rows) % _STEP == 0:
+                report(Progress(plan, threshold, aims, _columns(rows)))
+    return [_grid_row(plan, threshold, rows) for threshold, rows in measured.items()], claims
 
 
-def _measured(plan: Plan, threshold: float, measure: Measure, journal: Journal) -> Iterator[Measurement]:
-    for prompt in range(plan.num_prompts):
+def _measured(prompts: range, threshold: float, measure: Measure, journal: Journal) -> Iterator[Measurement]:
+    for prompt in prompts:
         known = journal.get(threshold, prompt)
         if known is None:
             known = measure(threshold, prompt)
@@ -167,33 +204,6 @@ def _measured(plan: Plan, threshold: float, measure: Measure, journal: Journal) 
 
 def _columns(rows: Sequence[Measurement]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([row.losses[name] for row in rows]) for name in rows[0].losses}
-
-
-def _progress(plan: Plan, threshold: float, aims: Sequence[Aim], losses: Losses) -> Progress:
-    done = len(next(iter(losses.values())))
-    uppers = {name: _upper(plan, name, losses[name]) for name in {aim.loss for aim in aims}}
-    return Progress(
-        threshold=threshold,
-        prompts_done=done,
-        num_prompts=plan.num_prompts,
-        pvalues={aim: plan.pvalue(aim, losses[aim.loss]) for aim in aims},
-        uppers={aim: uppers[aim.loss] for aim in aims},
-    )
-
-
-def _settled(plan: Plan, now: Progress, losses: Losses) -> bool:
-    """Whether more prompts at this threshold would be wasted."""
-    if plan.bound != "betting":
-        return False
-    rest = np.zeros(plan.num_prompts - now.prompts_done)
-
-    def hopeless(aim: Aim) -> bool:
-        return plan.pvalue(aim, np.concatenate([losses[aim.loss], rest])) > plan.alpha
-
-    open_aims = [aim for aim, p in now.pvalues.items() if p > plan.alpha]
-    if len(open_aims) < len(now.pvalues) and now.prompts_done < plan.min_prompts:
-        return False
-    return all(hopeless(aim) for aim in open_aims)
 
 
 def _upper(plan: Plan, loss: str, losses: NDArray[np.float64]) -> float:

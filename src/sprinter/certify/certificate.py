@@ -97,6 +97,15 @@ class Certificate:
             f"is at most {claim.epsilon:g}."
         )
 
+    def caveat(self, num_tokens: int) -> str | None:
+        """What a text of up to `num_tokens` new tokens leaves unproven, in one line; None for no longer ones."""
+        if num_tokens <= self.max_new_tokens:
+            return None
+        return (
+            f"The certificate is about means over at most {self.max_new_tokens} new tokens; up to {num_tokens} were "
+            "asked for, and about the mean over a longer text it promises nothing."
+        )
+
     def require_match(self, setting: Setting) -> None:
         """Raise CertificateError naming every field in which `setting` is not the certified one."""
         if wrong := self.setting.mismatches(setting):
@@ -141,8 +150,11 @@ class Certificate:
         content = {"format": FORMAT, "checksum": _checksum(body), **body}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(path)
+        try:
+            beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Certificate:
@@ -167,7 +179,8 @@ class Certificate:
             raise CertificateError(f"not valid JSON ({reason[:100]})") from None
         if not isinstance(content, dict):
             raise CertificateError("not a certificate: the file holds no JSON object")
-        if content.pop("format", None) != FORMAT:
+        # By type too, since true equals 1.
+        if (version := content.pop("format", None)) != FORMAT or type(version) is not int:
             raise CertificateError(f"not a certificate of format {FORMAT}")
         checksum = content.pop("checksum", None)
         certificate = _decode(cls, content, "certificate")

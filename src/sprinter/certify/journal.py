@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from sprinter.errors import DataError
 
@@ -47,7 +48,8 @@ class Journal:
             # Only now is it sure that the file is ours to cut.
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        # Nothing may wait in a buffer: after a failed write it would be written once more by the next, or at the end.
+        self._file: FileIO = path.open("ab", buffering=0)
         if not whole:
             self._append(header)
 
@@ -90,9 +92,16 @@ class Journal:
         return DataError(f"journal {self._path} is damaged in line {number}: delete it to calibrate anew")
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(_line(row))
         # Handed to the system at once: a killed process loses at most the line it was writing.
-        self._file.flush()
+        line = memoryview(_line(row).encode())
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._path}: {error.strerror}; what was measured before is kept: make room, then give "
+                "the same command again"
+            ) from None
 
     def __len__(self) -> int:
         return len(self._known)

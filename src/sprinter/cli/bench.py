@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_METHODS = "target,draft,exact,lossless,sprinter,lookahead,paper,confidence:0.8"
 EXIT_INTERRUPTED = 130
-# Options that are not settings of the models or of the sampling.
-_OWN = (
-    *("ctx", "data", "methods", "prompts", "out", "resume", "bucket", "column", "warmup", "samples", "peer_weights"),
-    *("certificate", "confidence", "judge", "judge_model", "judge_key", "as_json", "max_new_tokens", "seed"),
-)
 
 bench_app = typer.Typer(
     invoke_without_command=True,
@@ -36,8 +31,10 @@ bench_app = typer.Typer(
 
 
 @bench_app.callback(invoke_without_command=True)
+@with_settings(*PAIR, *SAMPLING)
 def bench(
     ctx: typer.Context,
+    settings: Given,
     data: str = typer.Option("sample", "--data", help="JSONL, text, CSV or Parquet file; a data set id; or 'sample'."),
     methods: str = typer.Option(DEFAULT_METHODS, "--methods", "-m", help="Methods, comma separated; see below."),
     prompts: int = typer.Option(10, "--prompts", help="How many prompts."),
@@ -49,24 +46,13 @@ def bench(
     warmup: int = typer.Option(2, help="Prompts that every method runs unmeasured before the first."),
     samples: int = typer.Option(4, help="Prompts whose texts the report shows token by token."),
     peer_weights: str = typer.Option("float32", help="Number format of transformers' own decoders."),
-    certificate: Path | None = typer.Option(None, help="Certificate, or folder of them [default: the shipped ones]."),
+    certificate: Path | None = typer.Option(None, help=r"Certificate, or folder of them \[default: the shipped ones]."),
     confidence: float = typer.Option(0.95, help="Least confidence of a certified level."),
     judge: str | None = typer.Option(None, help="Base URL of an OpenAI-compatible API that scores texts."),
     judge_model: str = typer.Option("", help="The judge's model."),
     judge_key: str = typer.Option("SPRINTER_JUDGE_KEY", help="Environment variable that holds the judge's key."),
     as_json: bool = typer.Option(False, "--json", help="Print results.json instead of a table."),
     seed: int = typer.Option(0, help="Seed of the choice and order of prompts and of all sampling."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
 ) -> None:
     """Compare methods on the same prompts: speed, cost and loss, with an HTML report.
 
@@ -87,13 +73,12 @@ def bench(
     """
     if ctx.invoked_subcommand is not None:
         return
-    given = {key: value for key, value in locals().items() if key not in _OWN}
 
     from sprinter.build import Pair
     from sprinter.evaluation.bench import BenchConfig
     from sprinter.evaluation.methods import Bench
 
-    config = make_config(None, given)
+    config = make_config(None, settings)
     asked = BenchConfig(data, methods, prompts, max_new_tokens, seed, tuple(bucket or ()), column, warmup, samples)
     shared = Bench(Pair(config.models), config.generation.sampling, certificate, confidence, peer_weights)
     _run(asked, shared, out, resume, _endpoint(judge, judge_model, judge_key), as_json)
@@ -156,6 +141,9 @@ def _finish(out: Path, as_json: bool, interrupted: bool) -> None:
 
     summary, files = write_outputs(out)
     typer.echo(json.dumps(summary) if as_json else terminal_table(summary))
+    for name, method in summary["methods"].items():
+        if caveat := method["facts"].get("caveat"):
+            typer.echo(f"{name}: {caveat}", err=True)
     typer.echo(f"written to {out}: {', '.join(files)}", err=True)
 
 

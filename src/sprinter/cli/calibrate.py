@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sprinter.certify.calibrate import Plan, Progress
+    from sprinter.certify.calibrate import Aim, Plan, Progress
     from sprinter.certify.certificate import Certificate
 
 DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
 DEFAULT_TOKENS = 64
-# Options that are not settings of a generation.
-_OWN = (
-    *("data", "out", "max_tv", "max_atypical", "max_other", "reference", "confidence", "bound", "grid", "prompts"),
-    *("min_prompts", "bucket", "journal"),
-)
 
 
+@with_settings(*PAIR, "method", "preset", "scorer", "lookahead", "max_draft", "max_new_tokens", *SAMPLING, "seed")
 def calibrate(
+    settings: Given,
     data: Path = typer.Option(..., "--data", help="JSON lines with a 'text' each: its first 30% are the prompt."),
     out: Path = typer.Option(..., "--out", "-o", help="Certificate file to write."),
     max_tv: list[float] | None = typer.Option(None, "--max-tv", help="Level of mean total variation; repeatable."),
@@ -33,34 +32,20 @@ def calibrate(
     reference: str = typer.Option("text", help="ROUGE-L against the rest of the 'text', or the 'target' alone."),
     confidence: float = typer.Option(0.95, help="Probability with which each claim must hold."),
     bound: str = typer.Option("betting", help="p-value: betting or hoeffding-bentkus."),
-    grid: str = typer.Option(DEFAULT_GRID, help="Thresholds from safe to fast, comma separated."),
+    grid: str | None = typer.Option(
+        None, help=rf"Thresholds from safe to fast, comma separated \[default: {DEFAULT_GRID}]."
+    ),
+    pilot: Path | None = typer.Option(None, help="Choose the grid by this certificate, made on other prompts."),
     prompts: int = typer.Option(300, help="Most prompts per threshold."),
-    min_prompts: int = typer.Option(200, help="Fewest prompts behind a claim; more are used while they are needed."),
+    min_prompts: int = typer.Option(200, help="Fewest prompts at a threshold that ends up certified."),
     bucket: list[int] | None = typer.Option(None, help="Only entries whose title falls in this bucket, 0 to 9."),
     journal: Path | None = typer.Option(None, help=r"Where to keep single results \[default: beside --out]."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    method: str | None = option("method", "-m"),
-    preset: str | None = option("preset"),
-    scorer: str | None = option("scorer"),
-    lookahead: float | None = option("lookahead"),
-    max_draft: int | None = option("max_draft"),
-    max_new_tokens: int | None = option("max_new_tokens", "-n"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
-    seed: int | None = option("seed"),
 ) -> None:
     """Certify a method: the fastest threshold whose loss is proven to stay below a level.
 
-    Each prompt is decoded at each threshold until every level has failed once. One run serves all levels; interrupted,
-    it goes on where it stopped. The certificate is used by sprinter generate --max-tv and --max-atypical.
+    Thresholds are tried from safe to fast until every level has failed once, each on as many prompts as it takes to
+    tell. One run serves all levels; interrupted, it goes on where it stopped. The certificate is used by sprinter
+    generate --max-tv and --max-atypical.
 
     Examples:
 
@@ -68,30 +53,36 @@ def calibrate(
 
       sprinter calibrate --max-atypical 0.02 --scorer typical --method lookahead --data prompts.jsonl --out ahead.json
     """
-    given = {key: value for key, value in locals().items() if key not in _OWN}
-    given["max_new_tokens"] = max_new_tokens or DEFAULT_TOKENS
+    if settings["max_new_tokens"] is None:
+        settings["max_new_tokens"] = DEFAULT_TOKENS
     wanted = [("tv", level) for level in max_tv or ()] + [("atypical", level) for level in max_atypical or ()]
     if reference not in ("text", "target"):
         raise ConfigError(f"reference is {reference!r}, but must be text or target")
 
     from sprinter.certify.calibrate import Aim, Plan
+    from sprinter.certify.certificate import Certificate
 
-    plan = Plan(
-        thresholds=_thresholds(grid),
-        aims=tuple(Aim(loss, level) for loss, level in wanted + [_level(text) for text in max_other or ()]),
-        num_prompts=prompts,
-        min_prompts=min(min_prompts, prompts),
-        alpha=round(1 - confidence, 12),
-        bound=bound,
-    )
-    rows = _prompts(data, bucket or [], prompts, given["seed"] or 0)
-    certificate = _run(plan, rows, given, reference, journal or out.with_suffix(".journal.jsonl"))
-    certificate.save(out)
+    aims = tuple(Aim(loss, level) for loss, level in wanted + [_level(text) for text in max_other or ()])
+    alpha = round(1 - confidence, 12)
+    tried = None if pilot is None else Certificate.load(pilot)
+    thresholds = _thresholds(grid, tried, aims, prompts, alpha)
+    plan = Plan(thresholds, aims, prompts, min(min_prompts, prompts), alpha, bound)
+    rows = _prompts(data, bucket or [], prompts, settings["seed"] or 0)
+    certificate = _run(plan, rows, settings, reference, journal or out.with_suffix(".journal.jsonl"), tried)
+    _keep(certificate, out)
     typer.echo(_summary(certificate))
-    typer.echo(f"written to {out}", err=True)
 
 
-def _thresholds(grid: str) -> tuple[float, ...]:
+def _thresholds(
+    grid: str | None, pilot: Certificate | None, aims: Sequence[Aim], prompts: int, alpha: float
+) -> tuple[float, ...]:
+    if pilot is not None:
+        if grid is not None:
+            raise ConfigError("--grid and --pilot both choose the thresholds: give one of them")
+        from sprinter.certify.grid import grid_from_pilot
+
+        return grid_from_pilot(pilot, aims, prompts, alpha)
+    grid = grid or DEFAULT_GRID
     try:
         return tuple(float(part) for part in grid.split(","))
     except ValueError:
@@ -124,7 +115,14 @@ def _prompts(data: Path, buckets: list[int], count: int, seed: int) -> list[tupl
     return [prompt_of(entries[place].text) for place in order]
 
 
-def _run(plan: Plan, rows: list[tuple[str, str]], given: dict[str, Any], reference: str, kept: Path) -> Certificate:
+def _run(
+    plan: Plan,
+    rows: list[tuple[str, str]],
+    given: Given,
+    reference: str,
+    kept: Path,
+    pilot: Certificate | None,
+) -> Certificate:
     import dataclasses
     import hashlib
     import json
@@ -141,6 +139,10 @@ def _run(plan: Plan, rows: list[tuple[str, str]], given: dict[str, Any], referen
     sprinter = Sprinter(Pair(config.models))
     setting = setting_of(sprinter.pair, config.decoding, config.generation.sampling)
     data = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    if pilot is not None:
+        from sprinter.certify.grid import require_pilot_of
+
+        require_pilot_of(pilot, setting, data)
     made = stamp()
     run = {
         **dataclasses.asdict(setting),
@@ -161,8 +163,24 @@ def _run(plan: Plan, rows: list[tuple[str, str]], given: dict[str, Any], referen
         data=data,
         grid=table,
         claims=claims,
-        made={key: str(made[key]) for key in ("sprinter", "commit", "python", "packages", "processor", "made_at")},
+        made={key: str(made[key]) for key in ("sprinter", "commit", "python", "packages", "processor", "made_at")}
+        | ({} if pilot is None else {"grid": f"by a pilot on the prompts {pilot.data}"}),
     )
+
+
+def _keep(certificate: Certificate, out: Path) -> None:
+    """Write the certificate, unless it is there already: made again from the journal, only its date differs."""
+    import dataclasses
+
+    from sprinter.certify.certificate import Certificate
+    from sprinter.errors import CertificateError
+
+    with suppress(CertificateError):
+        if dataclasses.replace(Certificate.load(out), made=certificate.made) == certificate:
+            typer.echo(f"nothing to do: {out} is this calibration's certificate already", err=True)
+            return
+    certificate.save(out)
+    typer.echo(f"written to {out}", err=True)
 
 
 class _Measure:
@@ -201,7 +219,7 @@ class _Measure:
 
 def _show(now: Progress) -> None:
     bounds = "  ".join(f"{a.loss} {a.epsilon:g}: p {p:.3g}, below {now.uppers[a]:.4f}" for a, p in now.pvalues.items())
-    typer.echo(f"threshold {now.threshold:g}  prompt {now.prompts_done}/{now.num_prompts}  {bounds}", err=True)
+    typer.echo(f"threshold {now.threshold:g}  prompt {now.prompts_done}/{now.plan.num_prompts}  {bounds}", err=True)
 
 
 def _summary(certificate: Certificate) -> str:

@@ -9,16 +9,18 @@ from typing import Any
 
 import typer
 
-from sprinter.cli.certified import Wish, grant
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.config import Config, make_config
 from sprinter.errors import ConfigError
 
-# Options that are not settings of the generation itself.
-_OWN = ("prompt", "chat", "color", "as_json", "config", "max_tv", "max_atypical", "confidence", "certificate")
 
-
+@with_settings(
+    *PAIR,
+    *("method", "preset", "scorer", "threshold", "lookahead", "budget", "max_draft", "draft_length"),
+    *("max_new_tokens", *SAMPLING, "stop", "seed", "audit"),
+)
 def generate(
+    settings: Given,
     prompt: str | None = typer.Argument(None, help="What to go on from; read from stdin if left out."),
     chat: bool = typer.Option(False, "--chat", help="Put the prompt into the model's chat template."),
     color: bool = typer.Option(False, "--color", help="Paint each token by where it came from."),
@@ -30,29 +32,6 @@ def generate(
     ),
     confidence: float = typer.Option(0.95, help="Least confidence of the certificate."),
     certificate: Path | None = typer.Option(None, help=r"Certificate, or folder of them \[default: the shipped ones]."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    method: str | None = option("method", "-m"),
-    preset: str | None = option("preset"),
-    scorer: str | None = option("scorer"),
-    threshold: float | None = option("threshold"),
-    lookahead: float | None = option("lookahead"),
-    budget: float | None = option("budget"),
-    max_draft: int | None = option("max_draft"),
-    draft_length: int | None = option("draft_length"),
-    max_new_tokens: int | None = option("max_new_tokens", "-n"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
-    stop: list[str] | None = option("stop"),
-    seed: int | None = option("seed"),
-    audit: str | None = option("audit"),
 ) -> None:
     """Write a text. The text goes to stdout, statistics to stderr.
 
@@ -70,10 +49,10 @@ def generate(
 
       echo "Once upon a time" | sprinter generate --method exact --json
     """
-    given: dict[str, Any] = {key: value for key, value in locals().items() if key not in _OWN}
-    given["stop"] = tuple(stop) if stop else None
-    settings = make_config(config, given)
-    _write(_prompt(prompt), settings, Wish(max_tv, max_atypical, confidence, certificate), _Look(chat, color, as_json))
+    settings["stop"] = tuple(settings["stop"] or ()) or None
+    named = [name for name, value in settings.items() if value is not None]
+    wish = {"max_tv": max_tv, "max_atypical": max_atypical, "confidence": confidence, "certificate": certificate}
+    _write(_prompt(prompt), make_config(config, settings), wish, named, _Look(chat, color, as_json))
 
 
 @dataclass(frozen=True)
@@ -85,13 +64,20 @@ class _Look:
     as_json: bool
 
 
-def _write(text: str, settings: Config, wish: Wish, look: _Look) -> None:
+def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str], look: _Look) -> None:
     from sprinter.api import Sprinter
     from sprinter.build import Pair
+    from sprinter.certify.choose import Wish
     from sprinter.cli import show
 
+    wish = Wish(**wished)
     sprinter = Sprinter(Pair(settings.models))
-    settings, certified = grant(wish, settings, sprinter.pair)
+    certified = None
+    if wish.levels:
+        settings, choice = sprinter.certified(settings, wish, named)
+        certified = choice.told()
+        for line in (*choice.statements, *([choice.caveat] if choice.caveat else ())):
+            typer.echo(line, err=True)
     stream = sprinter.start(text, settings, look.chat)
     if look.as_json:
         typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import option
+from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from sprinter.theory.planner import Plan
     from sprinter.theory.simulator import Rows
 
-_OWN = (
-    "hypothetical",
-    "costs",
-    "data",
-    "prompts",
-    "probe_tokens",
-    "save_rows",
-    "max_tv",
-    "plot",
-    "as_json",
-    "max_draft",
-)
 _NUM_PROMPTS = 20
 # What still matters where the rows are a collection: who scores them, and which of its transforms is meant.
 _SCORING = (
@@ -42,7 +30,9 @@ _SCORING = (
 )
 
 
+@with_settings(*PAIR, "scorer", *SAMPLING, "seed")
 def plan(
+    settings: Given,
     hypothetical: str | None = typer.Option(
         None,
         "--hypothetical",
@@ -62,19 +52,6 @@ def plan(
     save_rows: Path | None = typer.Option(None, "--save-rows", help="Write the probe's labelled rows for --data."),
     plot: Path | None = typer.Option(None, "--plot", help="Write the frontier to this .png or .svg file."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-    target: str | None = option("target"),
-    draft: str | None = option("draft"),
-    verifier: str | None = option("verifier"),
-    scorer: str | None = option("scorer"),
-    backend: str | None = option("backend"),
-    weights: str | None = option("weights"),
-    device: str | None = option("device"),
-    temperature: float | None = option("temperature", "-t"),
-    top_k: int | None = option("top_k"),
-    top_p: float | None = option("top_p"),
-    min_p: float | None = option("min_p"),
-    repetition_penalty: float | None = option("repetition_penalty"),
-    seed: int | None = option("seed"),
 ) -> None:
     """Say which method and setting would pay for a pair, within a stated loss.
 
@@ -89,8 +66,7 @@ def plan(
 
       sprinter plan --data rows.jsonl --costs c=0.1 --json
     """
-    given = {key: value for key, value in locals().items() if key not in _OWN}
-    _refuse_idle(hypothetical, costs, data, prompts, save_rows, given)
+    _refuse_idle(hypothetical, costs, data, prompts, save_rows, settings)
     # A probe takes a minute: what cannot be written is said before it.
     _check_outputs(plot, save_rows)
     if probe_tokens < 1:
@@ -106,7 +82,7 @@ def plan(
         pair = parse_hypothetical(hypothetical)
         answer, cost, source = plan_hypothetical(pair, max_tv, grid), pair.costs, "hypothetical, " + hypothetical
     else:
-        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, given)
+        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, settings)
     if plot is not None:
         from sprinter.evaluation.frontier_plot import plot_frontier
 
@@ -206,40 +182,35 @@ def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
 def _measure(
     traces: list[Rows] | None, prompts: Path | None, probe_tokens: int, given: Mapping[str, Any]
 ) -> tuple[list[Rows], Costs, Any]:
-    """Time the pair on its first prompt, and probe all prompts unless rows are at hand."""
+    """Probe the prompts unless rows are at hand, and time the pair on them."""
     import numpy as np
 
-    from sprinter.evaluation.probe import probe_rows, time_pair
+    from sprinter.evaluation.probe import probe_rows
+    from sprinter.evaluation.timing import time_pair
     from sprinter.sampling import Dice
 
     texts = _read_prompts(prompts)
     parts, ids, seed = _open_pair(texts, given)
     rng = np.random.default_rng(seed)
     dice = Dice(rng)
-    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
-    cost = time_pair(parts, ids[0], dice)
+    # The probe first: a processor that has rested is faster for some seconds than decoding will find it.
     if traces is None:
         typer.echo(f"probing {len(ids)} prompts, {probe_tokens} tokens each ...", err=True)
         traces = probe_rows(parts, ids, probe_tokens, dice)
+    typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
+    cost = time_pair(parts, ids, dice)
     return traces, cost, rng
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:
-    from sprinter.build import Pair, build_gate, require_capabilities
+    from sprinter.build import Pair
     from sprinter.config import make_config
-    from sprinter.decoding.drafters.model import ModelDrafter
-    from sprinter.decoding.gates.threshold import ThresholdGate
-    from sprinter.evaluation.probe import Parts
+    from sprinter.evaluation.probe import open_parts
 
     config = make_config(None, {**given, "method": "sprinter"})
-    pair, sampling = Pair(config.models), config.generation.sampling
-    gate = build_gate(pair, config.decoding)
-    assert isinstance(gate, ThresholdGate)  # method sprinter has no other
-    require_capabilities(pair.draft, gate.needs)
-    limits = pair.limits(with_draft=True)
-    drafter = ModelDrafter(pair.draft, sampling, limits.vocab_size)
-    ids = [pair.tokenizer.encode(text) for text in texts]
-    return Parts(pair.target, drafter, gate.scorer, sampling, limits), ids, config.generation.seed
+    pair = Pair(config.models)
+    parts = open_parts(pair, config.decoding, config.generation.sampling)
+    return parts, [pair.tokenizer.encode(text) for text in texts], config.generation.seed
 
 
 def _read_prompts(file: Path | None) -> list[str]:

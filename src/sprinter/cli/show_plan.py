@@ -21,6 +21,7 @@ def as_text(plan: Plan, costs: Costs, source: str) -> str:
         f"          a draft step costs {plan.cost_ratio:.3f} of a target forward of one token; the verifier's word "
         f"{costs.verifier_s / costs.target_s(1):.4f}",
         f"          acceptance {plan.alpha:.3f}; AUC of the verifier {auc}",
+        *_reading(costs),
         f"allowed:  a mean one-step total variation of {plan.max_tv:g} per token",
         "",
         f"{'speed-up':>8}  {'loss':>6}  {'calls/token':>11}  setting",
@@ -38,6 +39,14 @@ def as_text(plan: Plan, costs: Costs, source: str) -> str:
     shown = [*plan.frontier[:-1:step], plan.frontier[-1]]
     lines += ["", "frontier: the fastest setting for its loss or less", *(_row(outcome) for outcome in shown)]
     return "\n".join(lines)
+
+
+def _reading(costs: Costs) -> list[str]:
+    """What the prompts' reading costs, where it was timed."""
+    if not costs.target_prompt_s:
+        return []
+    target, draft = costs.target_prompt_s / costs.alone_s, costs.draft_prompt_s / costs.alone_s
+    return [f"          reading a prompt takes as long as {target:.1f} tokens of the target; the draft's, {draft:.1f}"]
 
 
 def _row(outcome: Outcome) -> str:
@@ -63,6 +72,9 @@ def as_json(plan: Plan, costs: Costs, source: str) -> str:
         "cost_ratio": plan.cost_ratio,
         "draft_s": costs.draft_s,
         "verifier_s": costs.verifier_s,
+        "token_s": costs.token_s,
+        "target_prompt_s": costs.target_prompt_s,
+        "draft_prompt_s": costs.draft_prompt_s,
         "target_s": {str(w): s for w, s in zip(costs.target_s.widths, costs.target_s.seconds, strict=True)},
         "best": _outcome(plan.best),
         "flags": plan.best.candidate.flags(),

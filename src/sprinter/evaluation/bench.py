@@ -67,6 +67,7 @@ def run_bench(
     becomes a failure record.
     """
     specs = parse_specs(config.methods)
+    bench = dataclasses.replace(bench, max_new_tokens=config.max_new_tokens)
     asked = _asked(config, bench)
     known = journal.resume(folder, asked) if resume and (folder / journal.RUN_FILE).exists() else None
     if known is None:

@@ -19,6 +19,7 @@ from sprinter.decoding.engine import Engine, Run
 from sprinter.decoding.gates.fallback import FallbackGate
 from sprinter.decoding.rules.rollback import RollbackRule
 from sprinter.errors import ConfigError
+from sprinter.evaluation.timing import forget
 from sprinter.records import Counters, Draft, Emitted, FloatArray, Law, Verdict
 from sprinter.sampling import Dice, Sampling
 
@@ -92,6 +93,7 @@ class Bench:
     certificates: Path | None = None  # None: the shipped ones
     confidence: float = 0.95
     peer_weights: str = "float32"
+    max_new_tokens: int = 0  # what a run may write, to be held against what a certificate speaks of
 
 
 Maker = Callable[[Spec, Bench], Method]
@@ -189,15 +191,12 @@ def _whole(value: float) -> float | int:
 def _certified(
     config: DecodingConfig, wishes: Mapping[str, float], given: Mapping[str, Any], bench: Bench
 ) -> tuple[DecodingConfig, dict[str, Any]]:
-    from sprinter.certify.choose import OPEN_SETTINGS, SHIPPED, choose, find_certificates, setting_of  # noqa: PLC0415
+    from sprinter.certify.choose import OPEN_SETTINGS, Wish, grant  # noqa: PLC0415
 
-    if config.threshold is not None:
-        raise ConfigError("a certified level sets the threshold: give one of them")
-    found = find_certificates(bench.certificates or SHIPPED)
-    setting = setting_of(bench.pair, config, bench.sampling)
+    wish = Wish(wishes.get("tv"), wishes.get("atypical"), bench.confidence, bench.certificates)
     insisted = [name for name in OPEN_SETTINGS if name in given]
-    choice = choose(found, setting, wishes, bench.confidence, insisted)
-    told = {"certificate": choice.path.name, "statements": list(choice.statements)}
+    choice = grant(wish, bench.pair, config, bench.sampling, bench.max_new_tokens, insisted)
+    told = {"certificate": choice.path.name, "statements": list(choice.statements), "caveat": choice.caveat}
     return choice.apply(config), told
 
 
@@ -288,9 +287,3 @@ class TallyAudit(Audit):
                 # A vouched token's chance of acceptance is known, a tested one's by the outcome of its test.
                 lost = self.tv_losses[first + place] if place < verdict.num_kept else 1.0
                 self.judged.append((round(score, 3), round(1.0 - lost, 4)))
-
-
-def forget(model: LanguageModel, prompt: Sequence[int]) -> None:
-    """Empty a model's cache of everything `prompt` could reuse, so that no method profits from the one before."""
-    other = 0 if prompt[0] != 0 else 1
-    model.forward([other], 1)

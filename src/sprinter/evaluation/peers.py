@@ -12,7 +12,8 @@ from sprinter.build import Pair
 from sprinter.decoding.backends.base import LanguageModel
 from sprinter.decoding.backends.checkpoint import open_checkpoint
 from sprinter.errors import BackendError, ConfigError
-from sprinter.evaluation.methods import Account, Bench, Emit, Maker, Spec, Task, forget
+from sprinter.evaluation.methods import Account, Bench, Emit, Maker, Spec, Task
+from sprinter.evaluation.timing import forget
 from sprinter.records import Counters
 from sprinter.sampling import Sampling
 

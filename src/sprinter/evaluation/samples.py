@@ -80,5 +80,5 @@ def sample_letters(results: Results) -> set[str]:
 
 def facts_line(facts: Mapping[str, Any]) -> str:
     """What a method ran on, as one line."""
-    notes = [*facts.get("runs_on", ()), *facts.get("notes", ()), *facts.get("statements", ())]
-    return "; ".join(str(note) for note in notes)
+    notes = [*facts.get("runs_on", ()), *facts.get("notes", ()), *facts.get("statements", ()), facts.get("caveat")]
+    return "; ".join(str(note) for note in notes if note)

@@ -70,6 +70,10 @@ class PromptTotals:
     seconds: NDArray[np.float64]  # [prompts]
     loss: NDArray[np.float64]  # [prompts]
 
+    def alone_s(self, costs: Costs) -> NDArray[np.float64]:
+        """Seconds the target alone would take for as many tokens, [prompts]."""
+        return self.tokens * costs.alone_s + costs.target_prompt_s
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -117,13 +121,14 @@ class Grid:
         return found
 
 
-def target_outcome(costs: Costs) -> Outcome:
-    """The target alone: one call for each token."""
-    return Outcome(Candidate("target", None), costs.target_s(1), 1.0, 0.0, 1.0, 0.0)
+def target_outcome(costs: Costs, tokens_per_text: float = math.inf) -> Outcome:
+    """The target alone: one call for each token, and its reading of the prompt spread over the text."""
+    seconds = costs.alone_s + costs.target_prompt_s / tokens_per_text
+    return Outcome(Candidate("target", None), seconds, 1.0, 0.0, 1.0, 0.0)
 
 
 def law_outcome(candidate: Candidate, law: TokenLaw, costs: Costs) -> Outcome:
-    """A candidate's outcome by the closed forms: independent tokens of one law."""
+    """A candidate's outcome by the closed forms: independent tokens of one law, a text without end."""
     if candidate.setting is None:
         return target_outcome(costs)
     round_law = _round_of(candidate, candidate.setting, law)
@@ -131,7 +136,7 @@ def law_outcome(candidate: Candidate, law: TokenLaw, costs: Costs) -> Outcome:
     return Outcome(
         candidate,
         seconds,
-        costs.target_s(1) / seconds,
+        costs.alone_s / seconds,
         round_law.loss_per_token,
         round_law.calls_per_token,
         round_law.drafted / round_law.tokens,
@@ -147,19 +152,19 @@ def _round_of(candidate: Candidate, setting: Setting, law: TokenLaw) -> RoundLaw
 
 
 def trace_outcome(candidate: Candidate, traces: Sequence[Rows], costs: Costs) -> Outcome:
-    """A candidate's outcome by exact replay of recorded rows."""
+    """A candidate's outcome by exact replay of recorded rows, each trace a text of its own behind a prompt."""
     if candidate.setting is None:
-        return target_outcome(costs)
+        return target_outcome(costs, sum(len(rows.accept) for rows in traces) / len(traces))
     totals = replay(traces, candidate.setting)
     seconds = totals.seconds(costs, candidate.with_verifier)  # [prompts]
+    per_prompt = PromptTotals(totals.tokens, seconds, totals.loss)
     tokens = float(totals.tokens.sum())
-    per_token = float(seconds.sum()) / tokens
     return Outcome(
         candidate,
-        per_token,
-        costs.target_s(1) / per_token,
+        float(seconds.sum()) / tokens,
+        float(per_prompt.alone_s(costs).sum() / seconds.sum()),
         float(totals.loss.sum()) / tokens,
         float(totals.calls.sum()) / tokens,
         float(totals.drafted.sum()) / tokens,
-        PromptTotals(totals.tokens, seconds, totals.loss),
+        per_prompt,
     )

@@ -53,15 +53,24 @@ class WidthCost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of a draft step, of the verifier's word on a token, and of the target by width."""
+    """Seconds of a draft step, of the verifier's word on a token, of the target by width, and of what else there is."""
 
     draft_s: float
     verifier_s: float
     target_s: WidthCost
+    token_s: float = 0.0  # an emitted token's law and its audit, under every method
+    target_prompt_s: float = 0.0  # reading a prompt, beyond the call or step that does it
+    draft_prompt_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.draft_s >= 0.0 and self.verifier_s >= 0.0):
-            raise DataError("draft_s and verifier_s are times: they cannot be negative")
+        times = (self.draft_s, self.verifier_s, self.token_s, self.target_prompt_s, self.draft_prompt_s)
+        if not all(seconds >= 0.0 for seconds in times):
+            raise DataError(f"times cannot be negative, but one of {times} is")
+
+    @property
+    def alone_s(self) -> float:
+        """Seconds of a token that the target writes alone, the prompt's reading left out."""
+        return self.target_s(1) + self.token_s
 
     @property
     def ratio(self) -> float:
@@ -79,24 +88,24 @@ def round_seconds(round_law: RoundLaw, costs: Costs, with_verifier: bool) -> flo
 
 
 def seconds_per_token(round_law: RoundLaw, costs: Costs, with_verifier: bool) -> float:
-    """E[seconds of a round] / E[tokens of a round]: the renewal-reward theorem (docs/theory.md, section 4).
+    """E[seconds of a round] / E[tokens of a round] + c_e: the renewal-reward theorem (docs/theory.md, section 4).
 
     Assumes independent rounds, and that a step costs the same at every length of the text: the attention's growth with
-    the context and the drafter's second token after a bonus are left out.
+    the context is left out, as is the reading of the prompt.
     """
-    return round_seconds(round_law, costs, with_verifier) / round_law.tokens
+    return round_seconds(round_law, costs, with_verifier) / round_law.tokens + costs.token_s
 
 
 def exact_seconds_per_token(alpha: float, length: int, costs: Costs) -> float:
-    """(g c_d + c_t(g + 1)) (1 - alpha) / (1 - alpha^(g+1)); g = 0 is the target alone.
+    """(g c_d + c_t(g + 1)) (1 - alpha) / (1 - alpha^(g+1)) + c_e; g = 0 is the target alone.
 
-    Source: Leviathan et al. 2211.17192, theorem 3.8, with the target's cost a function of its width. alpha = 1 is the
-    limit (g c_d + c_t(g + 1)) / (g + 1).
+    Source: Leviathan et al. 2211.17192, theorem 3.8, with the target's cost a function of its width and c_e the cost
+    of an emitted token. alpha = 1 is the limit (g c_d + c_t(g + 1)) / (g + 1) + c_e.
     """
     drafted_s = length * costs.draft_s + costs.target_s(length + 1)
     if alpha == 1.0:
-        return drafted_s / (length + 1)
-    return drafted_s * (1.0 - alpha) / (1.0 - alpha ** (length + 1))
+        return drafted_s / (length + 1) + costs.token_s
+    return drafted_s * (1.0 - alpha) / (1.0 - alpha ** (length + 1)) + costs.token_s
 
 
 def best_draft_length(alpha: float, costs: Costs, longest: int = 32, shortest: int = 1) -> int:

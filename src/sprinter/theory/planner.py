@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sprinter.errors import ConfigError
-from sprinter.theory.candidates import Grid, Outcome, law_outcome, target_outcome, trace_outcome
+from sprinter.theory.candidates import Candidate, Grid, Outcome, law_outcome, target_outcome, trace_outcome
 from sprinter.theory.costs import Costs, WidthCost
 from sprinter.theory.simulator import Rows
 from sprinter.theory.token_law import TokenLaw, auc_of, binormal_law
@@ -115,7 +115,7 @@ def plan_hypothetical(pair: Hypothetical, max_tv: float, grid: Grid | None = Non
     grid = grid or Grid()
     law, costs = binormal_law(pair.alpha, pair.auc), pair.costs
     outcomes = [law_outcome(c, law, costs) for c in grid.candidates(law)]
-    plan = _choose(outcomes, costs, max_tv, pair.alpha, pair.auc)
+    plan = _choose(outcomes, target_outcome(costs), costs, max_tv, (pair.alpha, pair.auc))
     if plan.best.candidate.setting is None:
         return plan
     speeds = []
@@ -140,14 +140,15 @@ def plan_recorded(
         np.concatenate([rows.accept for rows in traces]), np.concatenate([rows.score for rows in traces])
     )
     outcomes = [trace_outcome(c, traces, costs) for c in grid.candidates(law)]
-    plan = _choose(outcomes, costs, max_tv, law.alpha, auc_of(law))
+    target = trace_outcome(Candidate("target", None), traces, costs)
+    plan = _choose(outcomes, target, costs, max_tv, (law.alpha, auc_of(law)))
     chosen = plan.best.per_prompt
     if chosen is None:
         return plan
     draws = rng.multinomial(len(traces), np.full(len(traces), 1.0 / len(traces)), size=1000)  # [1000, prompts]
     tokens, seconds, loss = draws @ chosen.tokens, draws @ chosen.seconds, draws @ chosen.loss
     meaning = f"95 % bootstrap over {len(traces)} prompts"
-    speed = np.quantile(costs.target_s(1) * tokens / seconds, [0.025, 0.975])
+    speed = np.quantile(draws @ chosen.alone_s(costs) / seconds, [0.025, 0.975])
     lost = np.quantile(loss / tokens, [0.025, 0.975])
     interval = Interval(float(speed[0]), float(speed[1]), meaning)
     verdict = plan.verdict
@@ -167,10 +168,11 @@ def pareto(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(front)
 
 
-def _choose(outcomes: Sequence[Outcome], costs: Costs, max_tv: float, alpha: float, auc: float | None) -> Plan:
+def _choose(
+    outcomes: Sequence[Outcome], target: Outcome, costs: Costs, max_tv: float, quality: tuple[float, float | None]
+) -> Plan:
     if not 0.0 <= max_tv <= 1.0:
         raise ConfigError(f"max_tv is {max_tv}, but a mean total variation lies in [0, 1]")
-    target = target_outcome(costs)
     # The slack keeps a loss of exactly max_tv inside in spite of the last digit of a sum.
     allowed = [target, *(o for o in outcomes if o.loss <= max_tv + 1e-12)]
     best = max(allowed, key=lambda o: o.speedup)
@@ -184,8 +186,8 @@ def _choose(outcomes: Sequence[Outcome], costs: Costs, max_tv: float, alpha: flo
         by_method=_best_of_each(allowed),
         frontier=pareto([target, *outcomes]),
         max_tv=max_tv,
-        alpha=alpha,
-        auc=auc,
+        alpha=quality[0],
+        auc=quality[1],
         cost_ratio=costs.ratio,
         verdict=_verdict(best, exact, max_tv),
     )

@@ -33,10 +33,11 @@ class Replay:
     widths: Array  # [prompts, cap + 2]: expected target calls by width
 
     def seconds(self, costs: Costs, with_verifier: bool) -> Array:
-        """Expected seconds of each prompt, [prompts]."""
+        """Expected seconds of each prompt's text, both models' reading of the prompt included, [prompts]."""
         step_s = costs.draft_s + (costs.verifier_s if with_verifier else 0.0)
         by_width = costs.target_s.at(np.maximum(1, np.arange(self.widths.shape[1])))
-        return np.asarray(self.drafted * step_s + self.widths @ by_width)
+        reading_s = costs.target_prompt_s + costs.draft_prompt_s
+        return np.asarray(self.drafted * step_s + self.widths @ by_width + self.tokens * costs.token_s + reading_s)
 
 
 def replay(traces: Sequence[Rows], setting: Setting) -> Replay:

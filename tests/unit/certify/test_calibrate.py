@@ -53,10 +53,33 @@ def test_one_run_serves_every_aim(tmp_path: Path) -> None:
     assert [len(claim.pvalues) for claim in claims] == [3, 4, 4]
     assert [row.threshold for row in grid] == [0.9, 0.8, 0.7, 0.6]
     assert all(row.calls_per_token == pytest.approx(20 / 64) for row in grid)
-    # Each prompt once per threshold; the hopeless last threshold was left early.
-    assert len(set(decoder.calls)) == len(decoder.calls) == 900 + grid[-1].num_prompts
-    assert grid[-1].num_prompts < 300
+    # Each prompt once per threshold; what only leads to a certified threshold, and the hopeless last, take fewer.
+    counts = [row.num_prompts for row in grid]
+    assert len(set(decoder.calls)) == len(decoder.calls) == sum(counts)
+    assert counts[1:3] == [300, 300]
+    assert max(counts[0], counts[3]) < 200
     assert all(row.means["tv"] <= row.uppers["tv"] for row in grid)
+
+
+@pytest.mark.parametrize("min_prompts", [1, 150, 300])
+def test_every_certified_threshold_has_the_fewest_prompts_asked_for_and_the_claims_do_not_depend_on_them(
+    tmp_path: Path, min_prompts: int
+) -> None:
+    with Journal(tmp_path / "j.jsonl", {}) as journal:
+        grid, claims = calibrate(plan(min_prompts=min_prompts), Decoder(), journal)
+    assert [claim.threshold for claim in claims] == [0.8, 0.7, 0.7]
+    assert min(row.num_prompts for row in grid if row.threshold in (0.8, 0.7)) >= min_prompts
+
+
+def test_a_level_clearly_out_of_reach_ends_its_threshold_though_it_is_not_lost_for_sure(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.jsonl", {}) as journal:
+        grid, claims = calibrate(plan(thresholds=(0.7,), aims=(Aim("tv", 0.05),)), Decoder(), journal)
+    assert claims[0].threshold is None
+    # Had all further prompts lost nothing, the level would have been proven after all.
+    done = grid[0].num_prompts
+    losses = [Decoder()(0.7, prompt).losses["tv"] for prompt in range(done)]
+    assert plan().pvalue(AIMS[0], np.array([*losses, *[0.0] * (300 - done)])) <= 0.05
+    assert done < 150
 
 
 def test_the_grid_is_not_measured_beyond_the_last_failure(tmp_path: Path) -> None:
@@ -83,13 +106,6 @@ def test_even_the_safest_threshold_may_fail() -> None:
     assert len(claims[0].pvalues) == 1
 
 
-def test_a_threshold_is_left_early_once_every_level_is_settled(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
-        grid, claims = calibrate(plan(min_prompts=50, thresholds=(0.9,)), Decoder(), journal)
-    assert 50 <= grid[0].num_prompts < 200
-    assert [claim.threshold for claim in claims] == [0.9, 0.9, 0.9]
-
-
 def test_hoeffding_bentkus_always_takes_the_whole_sample(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl", {}) as journal:
         grid, _ = calibrate(plan(num_prompts=60, min_prompts=20, bound="hoeffding-bentkus"), Decoder(), journal)
@@ -101,7 +117,7 @@ def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl", {}) as journal:
         calibrate(plan(thresholds=(0.8,)), Decoder(), journal, shown.append)
     assert [now.prompts_done for now in shown] == list(range(10, 301, 10))
-    uppers = [now.uppers[AIMS[0]] for now in shown]
+    uppers = [now.uppers[Aim("tv", 0.05)] for now in shown]
     assert max(np.diff(uppers)) < 1e-9
     assert 0.03 < uppers[-1] < 0.05
 
@@ -109,15 +125,15 @@ def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     with Journal(tmp_path / "whole.jsonl", {"seed": 1}) as journal:
         expected = calibrate(plan(), Decoder(), journal)
-    for stop in (137, 350):
+    for stop in (67, 350):
         with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal, pytest.raises(KeyboardInterrupt):
             calibrate(plan(), Decoder(fail_after=stop), journal)
     resumed = Decoder()
     with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal:
-        assert len(journal) == 137 + 350
+        assert len(journal) == 67 + 350
         assert calibrate(plan(), resumed, journal) == expected
     assert min(resumed.calls) > (0.0, 0)
-    assert len(resumed.calls) == 900 + expected[0][-1].num_prompts - 137 - 350
+    assert len(resumed.calls) == sum(row.num_prompts for row in expected[0]) - 67 - 350
 
 
 def test_a_torn_last_line_is_measured_again(tmp_path: Path) -> None:

@@ -129,6 +129,30 @@ def test_the_certificate_that_calls_the_target_least_is_chosen(tmp_path: Path) -
     assert math.isinf(choose(found, setting(), {"atypical": 0.01}, 0.95).threshold)
 
 
+def test_a_longer_text_than_the_calibration_s_carries_a_caveat(tmp_path: Path) -> None:
+    certificate().save(tmp_path / "c.json")
+    found = find_certificates(tmp_path)
+    assert choose(found, setting(), {"tv": 0.05}, 0.95, num_tokens=64).caveat is None
+    longer = choose(found, setting(), {"tv": 0.05}, 0.95, num_tokens=65)
+    assert longer.caveat is not None
+    assert "at most 64 new tokens; up to 65 were asked for" in longer.caveat
+    assert longer.told()["caveat"] == longer.caveat
+    # Where nothing is certified the text is decoded exactly, which promises everything at any length.
+    assert choose(found, setting(), {"atypical": 0.01}, 0.95, num_tokens=65).caveat is None
+
+
+def test_a_certificate_long_enough_goes_before_a_faster_one_and_exact_decoding_last(tmp_path: Path) -> None:
+    cert = certificate()
+    slow = [dataclasses.replace(row, calls_per_token=0.9) for row in cert.grid]
+    dataclasses.replace(cert, max_new_tokens=128, grid=slow).save(tmp_path / "long.json")
+    cert.save(tmp_path / "short.json")
+    none = [dataclasses.replace(claim, threshold=None) for claim in cert.claims]
+    dataclasses.replace(cert, max_new_tokens=512, claims=none).save(tmp_path / "infeasible.json")
+    found = find_certificates(tmp_path)
+    chosen = [choose(found, setting(), {"tv": 0.05}, 0.95, num_tokens=n).path.name for n in (64, 65, 129)]
+    assert chosen == ["short.json", "long.json", "short.json"]
+
+
 def test_the_refusal_names_the_certificate_that_came_closest(tmp_path: Path) -> None:
     certificate().save(tmp_path / "near.json")
     far = dataclasses.replace(setting(), target="f" * 64, method="lookahead", preset="paper")
@@ -229,6 +253,7 @@ def test_any_value_exchanged_for_another_is_refused(place: tuple[Any, ...], valu
         ('"num_prompts": 200,\n "max', '"num_prompts": 0,\n "max', "num_prompts is below 1"),
         ('"bound": "betting"', '"bound": "betting", "note": 1', "unknown key 'note'"),
         ('"bound": "betting",', "", "misses 'bound'"),
+        ('"format": 1', '"format": true', "not a certificate of format 1"),
         ('"format": 1', '"format": 2', "not a certificate of format 1"),
         ('"threshold": 0.8,\n   "num', '"threshold": 0.95,\n   "num', "does not go from safe to fast"),
     ],

@@ -1,4 +1,4 @@
-"""The probe's rows are the target's own acceptance chances, and its timings are of this pair."""
+"""The probe's rows are the target's own acceptance chances, scored by the scorer."""
 
 import numpy as np
 import pytest
@@ -7,26 +7,13 @@ from sprinter.decoding.backends.toy import ToyModel
 from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Limits
 from sprinter.decoding.gates.confidence import Confidence
-from sprinter.errors import ConfigError, DataError
+from sprinter.errors import DataError
 from sprinter.evaluation.labelled import read_labelled
-from sprinter.evaluation.probe import Parts, probe_rows, time_pair
+from sprinter.evaluation.probe import Parts, probe_rows
 from sprinter.sampling import Dice, Sampling
 from sprinter.theory.one_step import acceptance_rate
 
 VOCAB = 8
-DRAFT_S = 0.002
-
-
-class SlowModel(ToyModel):
-    """A toy that takes its time, by width."""
-
-    wait_s = DRAFT_S
-
-    def forward(self, tokens, num_last):
-        import time
-
-        time.sleep(self.wait_s * num_last)
-        return super().forward(tokens, num_last)
 
 
 def parts_of(target, draft, sampling=None):
@@ -64,26 +51,11 @@ def test_greedy_rows_are_zero_or_one():
     assert set(traces[0].accept.tolist()) == {0.0, 1.0}
 
 
-def test_timing_sees_the_draft_step_and_the_targets_width():
-    base = ToyModel.random(VOCAB, 3)
-    target = SlowModel(base._logits_of, VOCAB)
-    draft = SlowModel(base._logits_of, VOCAB)
-    costs = time_pair(parts_of(target, draft), [1, 2, 3], Dice(np.random.default_rng(2)), widths=(1, 3, 6), repeats=3)
-    # A sleep never ends early; how late it ends depends on the machine.
-    assert costs.draft_s >= DRAFT_S
-    assert all(costs.target_s(width) >= DRAFT_S * width for width in (1, 3, 6))
-    assert 0 < costs.verifier_s < DRAFT_S
-
-
 def test_a_probe_of_nothing_is_refused():
     model = ToyModel.random(VOCAB, 3)
     parts, dice = parts_of(model, model), Dice(np.random.default_rng(0))
     with pytest.raises(DataError):
         probe_rows(parts, [], 10, dice)
-    with pytest.raises(ConfigError):
-        time_pair(parts, [], dice)
-    with pytest.raises(ConfigError):
-        time_pair(parts, [1], dice, widths=(1, 2))
 
 
 @pytest.mark.parametrize(

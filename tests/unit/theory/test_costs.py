@@ -12,7 +12,7 @@ from sprinter.theory.costs import Costs, FlopCosts, WidthCost
 from sprinter.theory.token_law import Split, binormal_law
 
 STEPPED = WidthCost((1, 4, 8), (1.0, 1.3, 2.9))  # grows faster when wide, as on a small processor
-COSTS = Costs(0.1, 0.01, STEPPED)
+COSTS = Costs(0.1, 0.01, STEPPED, token_s=0.02, target_prompt_s=7.0, draft_prompt_s=2.0)
 
 
 def test_width_cost_interpolates_and_goes_on_beyond_its_ends():
@@ -57,7 +57,7 @@ def test_a_round_is_charged_by_the_law_of_its_length_and_not_by_its_mean():
 
 
 def test_the_target_alone_costs_a_call_of_one_token():
-    assert cost_model.seconds_per_token(target_round(), COSTS, with_verifier=False) == 1.0
+    assert cost_model.seconds_per_token(target_round(), COSTS, with_verifier=False) == COSTS.alone_s == 1.02
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.5, 0.95), st.sampled_from([1.0, 0.4, 0.1]))
@@ -89,6 +89,8 @@ def test_token_flops_equal_a_count_of_multiply_adds():
 def test_wrong_costs_are_refused():
     with pytest.raises(DataError):
         Costs(-0.1, 0.0, STEPPED)
+    with pytest.raises(DataError):
+        Costs(0.1, 0.0, STEPPED, token_s=-0.1)
     with pytest.raises(ConfigError):
         cost_model.best_draft_length(0.5, COSTS, longest=2, shortest=3)
     assert Costs(0.2, 0.0, STEPPED).ratio == pytest.approx(0.2)

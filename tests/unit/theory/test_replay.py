@@ -1,6 +1,7 @@
 """The replay sums out every coin: it equals walking all outcomes, and the simulation within its error."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprinter.errors import ConfigError, DataError
+from sprinter.theory.candidates import Candidate, trace_outcome
 from sprinter.theory.costs import Costs, WidthCost
 from sprinter.theory.replay import replay
 from sprinter.theory.setting import Setting
@@ -101,6 +103,20 @@ def test_replayed_seconds_price_each_call_by_its_width():
     assert totals.tokens[0] == 6.0
     assert totals.seconds(costs, with_verifier=True)[0] == pytest.approx(2 * (3 * 0.11 + 2.5))
     assert totals.seconds(costs, with_verifier=False)[0] == pytest.approx(2 * (3 * 0.1 + 2.5))
+    # Every emitted token has its price, and both models read the prompt once.
+    whole = replace(costs, token_s=0.05, target_prompt_s=4.0, draft_prompt_s=1.0)
+    assert totals.seconds(whole, with_verifier=False)[0] == pytest.approx(2 * (3 * 0.1 + 2.5) + 6 * 0.05 + 5.0)
+
+
+def test_a_speed_up_counts_the_prompt_for_the_target_alone_as_well():
+    rows = [Rows(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0.1, 0.1, 0.1, 0.1]))] * 2
+    costs = Costs(0.1, 0.0, WidthCost((1,), (1.0,)), token_s=0.05, target_prompt_s=4.0, draft_prompt_s=1.0)
+    alone = trace_outcome(Candidate("target", None), rows, costs)
+    assert alone.seconds_per_token == pytest.approx((4 * 1.05 + 4.0) / 4)
+    exact = trace_outcome(Candidate("exact", Setting.exact(1)), rows, costs)
+    # Two rounds of a drafted token and a bonus each.
+    assert exact.seconds_per_token == pytest.approx((2 * 1.1 + 4 * 0.05 + 5.0) / 4)
+    assert exact.speedup == pytest.approx(alone.seconds_per_token / exact.seconds_per_token)
 
 
 def test_nothing_to_replay_is_refused():
