@@ -1,9 +1,10 @@
 """Acceptance of a draft on the target's own held-out text, per set, with intervals over prompts.
 
-    python benchmarks/draft_quality.py --draft DIR --target DIR --set encyclopedia=FILE --set chat=FILE --work DIR
+    python benchmarks/draft_quality.py --set encyclopedia=FILE --set speeches=FILE --set chat=FILE --out FILE
 
-Per set: alpha = mean over positions of sum_x min(p, q) where the target wrote at temperature 1, and the share of
-positions where both laws have the same largest token where it wrote greedily. Only entries of the test buckets count.
+Both models run as decoding runs them (`--backend fast`: 4 bits, compiled). Per set: alpha = mean over positions of
+sum_x min(p, q) where the target wrote at temperature 1; where it wrote greedily, the share of positions at which the
+draft's most probable token is the target's. Only entries of the test buckets count; chat files are held out whole.
 """
 
 from __future__ import annotations
@@ -11,88 +12,96 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from sprinter.decoding.backends.checkpoint import load_torch_draft
-from sprinter.training import corpus, quantize, splits, student
-from sprinter.training.distill import load_teacher
-from sprinter.training.losses import judge
-from sprinter.training.teacher import OutputLaw, final_hidden, output_law
+from sprinter.build import Pair
+from sprinter.config import ModelConfig
+from sprinter.provenance import stamp
+from sprinter.records import FloatArray
+from sprinter.sampling import Dice, Sampling
+from sprinter.training import corpus, splits
 
-NEW_TOKENS = 48
+NEW_TOKENS = 64
 NUM_PROMPTS = 60
 
 
-def write_sets(target: Path, sets: dict[str, Path], work: Path, seed: int) -> None:
-    """The target writes `NEW_TOKENS` after each test prompt, once at temperature 1 and once greedily."""
-    teacher = load_teacher(target, "cpu")
-    how = corpus.Writing(NEW_TOKENS, teacher.end_ids, seed)
-    for name, file in sets.items():
-        entries = corpus.read_entries([file])
-        if not all(entry.chat for entry in entries):  # chat questions are held out as a file
-            entries = splits.select(entries, splits.TEST_BUCKETS, lambda entry: entry.title)
-            entries = random.Random(seed).sample(entries, min(NUM_PROMPTS, len(entries)))
-        for heat in (1.0, 0.0):
-            jobs = corpus.writing_jobs(entries, teacher.tokenizer, (heat,), 112, seed)
-            corpus.collect(teacher.model, teacher.law, jobs, how, work / f"{name}-{heat:g}", lambda _: None)
+def prompts_of(file: Path, pair: Pair, seed: int) -> list[list[int]]:
+    """Token ids of the prompts of a set."""
+    entries = corpus.read_entries([file])
+    if all(entry.chat for entry in entries):
+        return [pair.tokenizer.encode_chat(entry.text) for entry in entries]
+    entries = splits.select(entries, splits.TEST_BUCKETS, lambda entry: entry.title)
+    entries = random.Random(seed).sample(entries, min(NUM_PROMPTS, len(entries)))
+    return [pair.tokenizer.encode(splits.prompt_of(entry.text)[0]) for entry in entries]
 
 
-@torch.no_grad()
-def per_prompt(model: object, law: OutputLaw, ids: torch.Tensor | None, folder: Path) -> np.ndarray:
-    """[prompts, 4]: summed overlap, positions; positions where the draft names the next token, of how many."""
-    rows = []
-    for file in corpus.traces(folder):
-        trace = corpus.load_trace(file)
-        for row in range(len(trace.tokens)):
-            first, stop = int(trace.first[row]), int(trace.stop[row])
-            part = slice(first, stop)
-            tokens = trace.tokens[row : row + 1, :stop].long()  # [1, stop]
-            states = final_hidden(model, input_ids=tokens).last_hidden_state[0, part]  # [n, hidden]
-            found = judge(law, law, states, trace.hidden[row, part], trace.log_norm[row, part], None)
-            best = law.logits(states).argmax(-1)  # [n]
-            best = best if ids is None else ids[best]
-            agree = int((best[:-1] == tokens[0, first + 1 :]).sum())
-            rows.append((found.overlap, stop - first, agree, stop - first - 1))
-    return np.array(rows, dtype=float)
+def written(pair: Pair, prompt: list[int], sampling: Sampling, dice: Dice) -> tuple[list[int], FloatArray]:
+    """(tokens the target writes, its logits at each, [tokens, vocab])."""
+    limits = pair.limits(with_draft=True)
+    tokens, rows = list(prompt), []
+    while len(rows) < NEW_TOKENS and not (rows and tokens[-1] in limits.eos_ids):
+        logits = pair.target.forward(tokens, 1).logits[0, : limits.vocab_size]
+        rows.append(logits.copy())
+        tokens.append(dice.draw(sampling.law(logits, tokens)))
+    return tokens[len(prompt) :], np.stack(rows)
 
 
-def interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """(mean per position, low, high): 95% bootstrap over prompts."""
+def judged(pair: Pair, prompt: list[int], sampling: Sampling, dice: Dice) -> tuple[float, int, int]:
+    """(summed overlap, positions with the same best token, positions) of one prompt."""
+    text, target_logits = written(pair, prompt, sampling, dice)
+    logits = pair.draft.forward([*prompt, *text[:-1]], len(text)).logits
+    ids, tokens = pair.draft.head_tokens, [*prompt, *text]
+    free, overlap, agree = Sampling(), 0.0, 0
+    for place in range(len(text)):
+        before = tokens[: len(prompt) + place]
+        draft_law = free.law(logits[place], before, ids)
+        target_law = free.law(target_logits[place], before)
+        target_probs = target_law.at(draft_law.ids, target_logits.shape[1])
+        overlap += float(np.minimum(draft_law.probs, target_probs).sum())
+        best = int(logits[place].argmax())
+        agree += int(target_logits[place].argmax()) == (best if ids is None else int(ids[best]))
+    return overlap, agree, len(text)
+
+
+def interval(sums: FloatArray, counts: FloatArray, seed: int = 0) -> list[float]:
+    """[mean per position, low, high]: 95% bootstrap over prompts."""
     picks = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
     low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    return [round(float(v), 4) for v in (sums.sum() / counts.sum(), low, high)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draft", type=Path, required=True)
-    parser.add_argument("--target", type=Path, required=True)
-    parser.add_argument("--set", action="append", default=[], help="NAME=FILE")
-    parser.add_argument("--work", type=Path, required=True, help="where the target's text is kept")
-    parser.add_argument("--int4-group", type=int, default=0, help="round the draft's layers to 4 bits first")
+    parser.add_argument("--draft", default="default")
+    parser.add_argument("--target", default="default")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--set", action="append", required=True, help="NAME=FILE")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    sets = {item.partition("=")[0]: Path(item.partition("=")[2]) for item in args.set}
-    write_sets(args.target, sets, args.work, args.seed)
-    model, ids = load_torch_draft(args.draft, args.target)
-    law = output_law(model) if ids is None else output_law(model).rows(ids)
-    own = set(student.own_names(model))
-    parameters = {name: p for name, p in model.named_parameters() if name in own}
-    result = {"draft": str(args.draft), "int4_group": args.int4_group, "sets": {}}
-    with quantize.rounded(parameters, args.int4_group):
-        for name in sets:
-            hot = per_prompt(model, law, ids, args.work / f"{name}-1")
-            cold = per_prompt(model, law, ids, args.work / f"{name}-0")
-            result["sets"][name] = {
-                "alpha": [round(v, 4) for v in interval(hot[:, 0], hot[:, 1])],
-                "agreement": [round(v, 4) for v in interval(cold[:, 2], cold[:, 3])],
-                "prompts": len(hot),
-                "positions": [int(hot[:, 1].sum()), int(cold[:, 3].sum())],
-            }
-    print(json.dumps(result, indent=2))
+    given = parser.parse_args()
+    pair = Pair(ModelConfig(draft=given.draft, target=given.target, backend=given.backend, verifier="none"))
+    found: dict[str, dict[str, object]] = {}
+    for name, file in (item.split("=", 1) for item in given.set):
+        prompts = prompts_of(Path(file), pair, given.seed)
+        table = {}
+        for heat in (1.0, 0.0):
+            dice = [Dice(np.random.default_rng([given.seed, n])) for n in range(len(prompts))]
+            rows = [judged(pair, prompt, Sampling(heat), own) for prompt, own in zip(prompts, dice, strict=True)]
+            table[heat] = np.array(rows, float)  # [prompts, 3]
+        hot, cold = table[1.0], table[0.0]
+        found[name] = {
+            "prompts": len(prompts),
+            "alpha_t1": interval(hot[:, 0], hot[:, 2]),
+            "alpha_on_greedy_text": interval(cold[:, 0], cold[:, 2]),
+            "greedy_agreement": interval(cold[:, 1], cold[:, 2]),
+            "positions": [int(hot[:, 2].sum()), int(cold[:, 2].sum())],
+        }
+        print(name, found[name], file=sys.stderr, flush=True)
+    record = stamp({"new_tokens": NEW_TOKENS}, given.seed)
+    given.out.write_text(json.dumps({"draft": pair.draft.info.fingerprint, "sets": found, "record": record}, indent=1))
 
 
 if __name__ == "__main__":
