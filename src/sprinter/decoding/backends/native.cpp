@@ -1,4 +1,4 @@
-// Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2.
+// Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2 or more.
 //
 // Every row is computed by the same operations in the same order however many rows a pass holds and however many
 // threads share it, so the logits of a token do not depend on the block it was verified in.
@@ -115,7 +115,7 @@ void norm_and_quantise(const Model& m, const float* x, const float* weight, int6
     pool().each(rows, 16, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; r++) {
             rms_norm(x + r * m.hidden, weight, m.hidden, m.eps, &s.normed[r * m.hidden]);
-            quantise_row(&s.normed[r * m.hidden], r, m.hidden, s.q_hidden);
+            quantise_row(&s.normed[r * m.hidden], r, s.q_hidden);
         }
     });
 }
@@ -154,7 +154,7 @@ void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s
         }
     });
     for (int64_t r = 0; r < rows; r++)
-        quantise_row(&s.attended[r * m.num_heads * dim], r, m.num_heads * dim, s.q_heads);
+        quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
 }
 
 void activate(const Model& m, int64_t rows, Scratch& s) {
@@ -167,7 +167,7 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
                 const float z = gate[i], e = exponential(-std::fabs(z));
                 product[i] = z * (z >= 0.0f ? 1.0f : e) / (1.0f + e) * gate[m.inter + i];
             }
-            quantise_group(product, &s.q_inter.codes[item * kGroup], &s.q_inter.scales[item], &s.q_inter.sums[item]);
+            quantise_group(product, s.q_inter.at(item / groups, item % groups), s.q_inter);
         }
     });
 }
@@ -176,12 +176,19 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
 
 extern "C" {
 
+// Computes with AVX2 (level 0) or AVX512-VNNI (1) from now on; false, and nothing changes, where that cannot be.
+bool sprinter_use_level(int level) {
+    const Tiles* tiles = tiles_of(level);
+    if (tiles) chosen_tiles().store(tiles);
+    return tiles != nullptr;
+}
+
 // y = x W^T + b with x [rows, columns] in 8 bits per group; for tests.
 void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float* y, int num_threads) {
     std::lock_guard<std::mutex> lock(pool().in_use);
     pool().wake(num_threads);
     Quantised quantised(rows, matrix->columns);
-    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, matrix->columns, quantised);
+    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, quantised);
     multiply(*matrix, quantised, rows, y, false);
 }
 

@@ -1,7 +1,8 @@
-"""The forward pass compiled for this machine: 4- or 8-bit weights, 8-bit activations, AVX2. Optional, never needed.
+"""The compiled forward pass: 4- or 8-bit weights, 8-bit activations, AVX2 or AVX512-VNNI. Optional, never needed.
 
-Built once with the user's own C++ compiler and kept in the cache folder. Where there is no compiler or no AVX2,
-`library` is None and the fast backend computes with torch operations instead.
+Built once with the user's own C++ compiler and kept in the cache folder; the library itself sees what the processor
+can do, and computes the same bits either way. Where there is no compiler or no AVX2, `library` is None and the fast
+backend computes with torch operations instead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
 from sprinter.zoo.default_pair import cache_dir
 
-_SOURCES: Final = tuple(Path(__file__).with_name(f"native{end}") for end in (".cpp", "_pool.h", "_products.h"))
+_SOURCES: Final = tuple(
+    Path(__file__).with_name(f"native{end}")
+    for end in (".cpp", "_avx2.h", "_pool.h", "_products.h", "_quantised.h", "_vnni.h")
+)
 _FLAGS: Final = (
     "-O3",
     "-std=c++17",
@@ -38,6 +42,7 @@ _FLAGS: Final = (
     "-fno-trapping-math",
 )
 _LINK: Final = ("-pthread", "-shared", "-fPIC")
+_NO_VNNI: Final = "-DSPRINTER_AVX2_ONLY"  # for a compiler or assembler that does not know the newer instructions
 _COMPILE_SECONDS: Final = 300
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
@@ -99,6 +104,8 @@ def _loaded(folder: Path) -> Any | None:
     loaded.sprinter_forward.restype = None
     loaded.sprinter_multiply.argtypes = [pointer] * 2 + [number, pointer, ctypes.c_int]
     loaded.sprinter_multiply.restype = None
+    loaded.sprinter_use_level.argtypes = [ctypes.c_int]
+    loaded.sprinter_use_level.restype = ctypes.c_bool
     return loaded
 
 
@@ -116,7 +123,10 @@ def _built(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
         built = Path(beside) / path.name
         command = [compiler, *_FLAGS, *_LINK, str(_SOURCES[0]), "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
+        except subprocess.CalledProcessError:
+            subprocess.run([*command, _NO_VNNI], check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         built.replace(path)
     return path
 
