@@ -25,6 +25,7 @@ SPRINTER_VNNI void vnni_int4(const Matrix& w, int64_t block, const Quantised& x,
         for (int t = 0; t < num; t++) sum[t] = _mm512_setzero_si512();
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
+            prefetch(codes + 64 * j);
             const __m512i packed = _mm512_loadu_si512(codes + 64 * j);
             const __m512i q = _mm512_and_si512(packed, low);
             const __m512i r = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
@@ -56,6 +57,7 @@ SPRINTER_VNNI void vnni_int8(const Matrix& w, int64_t block, const Quantised& x,
         for (int t = 0; t < num; t++) sum[t] = _mm512_set1_epi32(x.offsets[at + t]);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
+            prefetch(codes + 64 * j);
             // The instruction takes one unsigned side: code + 128, for which the sums began 128 * activations lower.
             const __m512i q = _mm512_xor_si512(_mm512_loadu_si512(codes + 64 * j), flip);
             for (int t = 0; t < num; t++)

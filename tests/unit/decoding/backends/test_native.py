@@ -14,6 +14,7 @@ from sprinter.decoding.backends import native
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_weights import native_parts
 from sprinter.decoding.backends.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
+from sprinter.errors import BackendError
 from tests.unit.decoding.backends.test_fast import CONFIG, TOKENS, VOCAB, random_tensors, write_model
 
 
@@ -212,6 +213,27 @@ def test_both_levels_compute_the_same_forward_pass(tmp_path: Path, weights: str)
         outputs = [model.forward(tokens[:end], end - start) for start, end in zip([0, *ends], ends, strict=False)]
         found.append([np.concatenate([getattr(o, part) for o in outputs]) for part in ("logits", "hidden")])
     assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_bfloat16_embedding_gives_what_its_float32_copy_gives(tmp_path: Path) -> None:
+    halves = {name: tensor.bfloat16() for name, tensor in random_tensors().items()}
+    stored = write_model(tmp_path / "halves", **halves)
+    copied = write_model(tmp_path / "copied", **{name: tensor.float() for name, tensor in halves.items()})
+    found = [FastModel.load(f, "int4", cache=tmp_path).forward(TOKENS, 3).logits for f in (stored, copied)]
+    assert same_bits(*found)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("rows", [1, 2, 300])
+def test_numbers_that_are_none_are_reported(tmp_path: Path, rows: int) -> None:
+    norm = torch.ones(64)
+    norm[3] = torch.nan
+    folder = write_model(tmp_path / "model", {**CONFIG, "max_position_embeddings": 600}, **{"model.norm.weight": norm})
+    model = FastModel.load(folder, "int4", cache=tmp_path)
+    assert model.compiled
+    with pytest.raises(BackendError, match="NaN"):
+        model.forward([1] * 300, rows)
 
 
 @pytest.mark.usefixtures("compiled")
