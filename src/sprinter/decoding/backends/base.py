@@ -112,12 +112,22 @@ def check_request(info: ModelInfo, tokens: Sequence[int], num_last: int) -> None
         )
 
 
+def is_finite(logits: FloatArray) -> bool:
+    """Whether every row of `logits` [rows, width] has a largest entry and it is finite: no NaN, no +inf."""
+    # max() hands NaN on and -inf (a banned token) does not disturb it, so one pass is enough.
+    return bool(np.isfinite(logits.max(axis=-1)).all())
+
+
+def not_finite(name: str) -> BackendError:
+    """What to raise when model `name` computed logits that are not finite."""
+    return BackendError(
+        f"{name} computed NaN or infinite logits: its weights are damaged or its number format overflows "
+        "(try --weights float32)"
+    )
+
+
 def check_finite(name: str, logits: FloatArray) -> FloatArray:
     """Return `logits`, or raise BackendError naming the model if a row holds NaN or +inf."""
-    # max() hands NaN on and -inf (a banned token) does not disturb it, so one pass is enough.
-    if not np.isfinite(logits.max(axis=-1)).all():
-        raise BackendError(
-            f"{name} computed NaN or infinite logits: its weights are damaged or its number format overflows "
-            "(try --weights float32)"
-        )
+    if not is_finite(logits):
+        raise not_finite(name)
     return logits

@@ -14,9 +14,9 @@ from sprinter.decoding.backends.base import (
     Capabilities,
     ModelInfo,
     ModelOutput,
-    check_finite,
     check_request,
     common_prefix,
+    not_finite,
 )
 from sprinter.decoding.backends.checkpoint import (
     HEAD_TOKENS,
@@ -43,7 +43,12 @@ _EMBED = "model.embed_tokens.weight"
 class Runner(Protocol):
     """Runs tokens at given positions against a cache of its own."""
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]: ...
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+        """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
+
+        Positions before `start` must have been run before; `ids` holds at least `num_last` tokens. Raises
+        FloatingPointError when a row of logits holds NaN or +inf.
+        """
 
 
 class FastModel:
@@ -54,6 +59,7 @@ class FastModel:
         self.capabilities = Capabilities(full_probs=True, hidden=True, embedding=True)
         self._runner = runner
         self._embed = embed  # [vocab, hidden]
+        self._table: FloatArray | None = embed.numpy() if embed.dtype == torch.float32 else None
         self._head_tokens: IntArray | None = None if head_ids is None else head_ids.numpy()  # [width], ascending
         self._cached: list[int] = []  # tokens whose keys and values the runner holds
 
@@ -125,17 +131,17 @@ class FastModel:
             last = self.info.vocab_size - 1
             raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
         del self._cached[start:]
-        with torch.inference_mode():
+        try:
             logits, hidden = self._runner.run(new, start, num_last)
-            rows: FloatArray = logits.cpu().numpy()
-        check_finite(self.info.name, rows)
+        except FloatingPointError:
+            raise not_finite(self.info.name) from None
         # Only now: had the pass failed, the cache must not claim its positions.
         self._cached += new
-        return ModelOutput(rows, hidden.cpu().numpy(), len(new))
+        return ModelOutput(logits, hidden, len(new))
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""
-        row: FloatArray = self._embed[token].float().numpy()
+        row: FloatArray = self._table[token] if self._table is not None else self._embed[token].float().numpy()
         return row
 
 

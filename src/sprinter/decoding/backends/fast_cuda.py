@@ -26,12 +26,12 @@ class CudaRunner(TorchRunner):
         self._position = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._captured: tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]] | None = None
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
-        """See `TorchRunner.run`; the results of a one-token step hold until the next."""
+    def compute(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
+        """See `TorchRunner.compute`; the results of a one-token step hold until the next."""
         if self._cache.reserve(start + len(ids)):
             self._captured = None
         if len(ids) != 1:
-            return super().run(ids, start, num_last)
+            return super().compute(ids, start, num_last)
         self._token.fill_(ids[0])
         self._position.fill_(start)
         if self._captured is None:

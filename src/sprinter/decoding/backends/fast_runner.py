@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sprinter.decoding.backends.base import is_finite
 from sprinter.decoding.backends.fast_config import Architecture, rotary_table
 from sprinter.decoding.backends.fast_weights import HEAD, linear
 from sprinter.decoding.backends.quant import Linear
+from sprinter.records import FloatArray
 
 _FIRST_CAPACITY: Final = 256  # positions
 _CHUNK: Final = 512  # rows per pass; bounds the memory of a long prompt's attention mask
@@ -90,11 +92,16 @@ class TorchRunner:
         halves = self._device.type != "cpu" and f"{HEAD}.weight" in tensors
         self._cache = SequenceCache(arch, self._device, tensors[f"{HEAD}.weight"].dtype if halves else torch.float32)
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
-        """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+        """See `Runner.run`."""
+        with torch.inference_mode():
+            logits, hidden = (part.cpu().numpy() for part in self.compute(ids, start, num_last))
+        if not is_finite(logits):
+            raise FloatingPointError
+        return logits, hidden
 
-        Positions before `start` must have been run before; `ids` holds at least `num_last` tokens.
-        """
+    def compute(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
+        """(logits [num_last, width], hidden [num_last, hidden]) where the model is."""
         self._cache.reserve(start + len(ids))
         rows = [self._blocks(ids[i : i + _CHUNK], start + i) for i in range(0, len(ids), _CHUNK)]
         return self._finish((rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:])

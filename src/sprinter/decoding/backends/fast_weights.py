@@ -30,7 +30,7 @@ from sprinter.decoding.backends.quant import (
 from sprinter.errors import BackendError, ConfigError
 
 FORMATS: Final = ("int4", "int8", "bfloat16", "float32")
-_VERSION: Final = "1"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
+_VERSION: Final = "2"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
 HEAD: Final = "head"
 NATIVE: Final = "native"  # marks the tensors the compiled forward pass reads
 Read = Callable[[str], Tensor]

@@ -1,14 +1,16 @@
-// Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2.
+// Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2 or more.
 //
 // Every row is computed by the same operations in the same order however many rows a pass holds and however many
 // threads share it, so the logits of a token do not depend on the block it was verified in.
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
 #include <vector>
 
+#include "native_attention.h"
 #include "native_pool.h"
 #include "native_products.h"
 
@@ -23,6 +25,8 @@ struct Model {
     const Layer* layers;
     Matrix head;
     const float* norm;
+    const void* embed;    // [vocab, hidden]
+    int64_t embed_bytes;  // of one number: 4 for float32, 2 for bfloat16
     int64_t num_layers, hidden, inter, num_heads, num_kv_heads, head_dim;
     float eps;
 };
@@ -41,49 +45,6 @@ inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, 
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor * weight[i];
 }
 
-// Cephes' expf without its special cases; arguments are at most 0.
-inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float whole = std::floor(x * 1.44269504f + 0.5f);
-    const float r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-// One query head of one row over positions 0 .. length - 1; overwrites y [head_dim].
-void attend(const float* q, const float* keys, const float* values, int64_t length, int64_t dim, float* scores, float* y) {
-    const float factor = 1.0f / std::sqrt(static_cast<float>(dim));
-    float largest = -INFINITY;
-    for (int64_t i = 0; i < length; i++) {
-        float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t d = 0; d < dim; d++) dot += q[d] * keys[i * dim + d];
-        scores[i] = dot * factor;
-        if (scores[i] > largest) largest = scores[i];
-    }
-    float total = 0.0f;
-#pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < length; i++) {
-        scores[i] = exponential(scores[i] - largest);
-        total += scores[i];
-    }
-    for (int64_t d = 0; d < dim; d++) y[d] = 0.0f;
-    for (int64_t i = 0; i < length; i++) {
-        const float weight = scores[i];
-        for (int64_t d = 0; d < dim; d++) y[d] += weight * values[i * dim + d];
-    }
-    for (int64_t d = 0; d < dim; d++) y[d] /= total;
-}
-
 // Norm (if any) and rotation of one head, from x to y.
 void rotate(const float* x, const float* norm, const float* rotary, int64_t dim, float eps, float* y) {
     float normed[512];
@@ -98,11 +59,57 @@ void rotate(const float* x, const float* norm, const float* rotary, int64_t dim,
     }
 }
 
+// Rows of the embedding, x [row, hidden].
+void embed(const Model& m, const int64_t* ids, int64_t rows, float* x) {
+    for (int64_t r = 0; r < rows; r++) {
+        const char* from = static_cast<const char*>(m.embed) + ids[r] * m.hidden * m.embed_bytes;
+        if (m.embed_bytes == 4) {
+            std::memcpy(x + r * m.hidden, from, m.hidden * 4);
+            continue;
+        }
+        for (int64_t i = 0; i < m.hidden; i++) {
+            uint16_t half;
+            std::memcpy(&half, from + 2 * i, 2);
+            const uint32_t bits = static_cast<uint32_t>(half) << 16;
+            std::memcpy(x + r * m.hidden + i, &bits, 4);
+        }
+    }
+}
+
+// Whether a row has a largest number and it is finite.
+bool is_finite(const float* x, int64_t width) {
+    const __m256 infinity = _mm256_set1_ps(INFINITY);
+    __m256 bad = _mm256_setzero_ps(), most = _mm256_set1_ps(-INFINITY);
+    int64_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, infinity, _CMP_NLT_UQ));
+        most = _mm256_max_ps(v, most);
+    }
+    bool is_bad = _mm256_movemask_ps(bad);
+    bool usable = _mm256_movemask_ps(_mm256_cmp_ps(most, _mm256_set1_ps(-INFINITY), _CMP_GT_OQ));
+    for (; i < width; i++) {
+        is_bad |= !(x[i] < INFINITY);
+        usable |= x[i] > -INFINITY;
+    }
+    return usable && !is_bad;
+}
+
+bool all_finite(const float* logits, int64_t rows, int64_t width) {
+    std::atomic<bool> fine{true};
+    pool().each(rows, 1, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; r++)
+            if (!is_finite(logits + r * width, width)) fine = false;
+    });
+    return fine;
+}
+
 struct Scratch {
-    std::vector<float> normed, qkv, attended, gate_up;
+    std::vector<float> x, normed, qkv, attended, gate_up;
     Quantised q_hidden, q_heads, q_inter;
     Scratch(const Model& m, int64_t rows)
-        : normed(rows * m.hidden),
+        : x(rows * m.hidden),
+          normed(rows * m.hidden),
           qkv(rows * m.layers[0].qkv.rows),
           attended(rows * m.num_heads * m.head_dim),
           gate_up(rows * 2 * m.inter),
@@ -115,7 +122,7 @@ void norm_and_quantise(const Model& m, const float* x, const float* weight, int6
     pool().each(rows, 16, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; r++) {
             rms_norm(x + r * m.hidden, weight, m.hidden, m.eps, &s.normed[r * m.hidden]);
-            quantise_row(&s.normed[r * m.hidden], r, m.hidden, s.q_hidden);
+            quantise_row(&s.normed[r * m.hidden], r, s.q_hidden);
         }
     });
 }
@@ -144,7 +151,7 @@ void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
     const int64_t grain = std::max<int64_t>(1, kWorthwhile / (2 * dim * (start + rows)));
     pool().each(rows * m.num_heads, grain, [&](int64_t first, int64_t last) {
-        std::vector<float> scores(start + rows);
+        std::vector<float> scores(start + rows + kLanes);
         for (int64_t item = first; item < last; item++) {
             // Heads vary slowest: later rows see more, and this way every piece gets rows of every length.
             const int64_t r = item % rows, head = item / rows;
@@ -154,7 +161,16 @@ void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s
         }
     });
     for (int64_t r = 0; r < rows; r++)
-        quantise_row(&s.attended[r * m.num_heads * dim], r, m.num_heads * dim, s.q_heads);
+        quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
+}
+
+// y = silu(gate) * up, 8 numbers.
+inline void gated(const float* gate, const float* up, float* y) {
+    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f), z = _mm256_loadu_ps(gate);
+    const __m256 e = exponential(_mm256_or_ps(z, sign));
+    const __m256 above = _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_GE_OQ);
+    const __m256 silu = _mm256_div_ps(_mm256_mul_ps(z, _mm256_blendv_ps(e, one, above)), _mm256_add_ps(one, e));
+    _mm256_storeu_ps(y, _mm256_mul_ps(silu, _mm256_loadu_ps(up)));
 }
 
 void activate(const Model& m, int64_t rows, Scratch& s) {
@@ -163,11 +179,8 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
         for (int64_t item = first; item < last; item++) {
             const float* gate = &s.gate_up[item / groups * 2 * m.inter + item % groups * kGroup];
             float product[kGroup];
-            for (int i = 0; i < kGroup; i++) {
-                const float z = gate[i], e = exponential(-std::fabs(z));
-                product[i] = z * (z >= 0.0f ? 1.0f : e) / (1.0f + e) * gate[m.inter + i];
-            }
-            quantise_group(product, &s.q_inter.codes[item * kGroup], &s.q_inter.scales[item], &s.q_inter.sums[item]);
+            for (int i = 0; i < kGroup; i += kLanes) gated(gate + i, gate + m.inter + i, product + i);
+            quantise_group(product, s.q_inter.at(item / groups, item % groups), s.q_inter);
         }
     });
 }
@@ -176,24 +189,33 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
 
 extern "C" {
 
+// Computes with AVX2 (level 0) or AVX512-VNNI (1) from now on; false, and nothing changes, where that cannot be.
+bool sprinter_use_level(int level) {
+    const Tiles* tiles = tiles_of(level);
+    if (tiles) chosen_tiles().store(tiles);
+    return tiles != nullptr;
+}
+
 // y = x W^T + b with x [rows, columns] in 8 bits per group; for tests.
 void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float* y, int num_threads) {
     std::lock_guard<std::mutex> lock(pool().in_use);
     pool().wake(num_threads);
     Quantised quantised(rows, matrix->columns);
-    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, matrix->columns, quantised);
+    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * matrix->columns, r, quantised);
     multiply(*matrix, quantised, rows, y, false);
 }
 
-// Runs `rows` rows x [row, hidden] (overwritten) at positions start, start + 1, ...; writes the last `num_last` rows
-// of hidden states [num_last, hidden] and logits [num_last, head rows].
-void sprinter_forward(const Model* model, const Cache* cache, float* x, int64_t rows, int64_t start, int64_t num_last,
-                      float* hidden, float* logits, int num_threads) {
+// Runs tokens ids [rows] at positions start, start + 1, ...; writes the last `num_last` rows of hidden states
+// [num_last, hidden] and logits [num_last, head rows]. False where a row of logits is not finite.
+bool sprinter_forward(const Model* model, const Cache* cache, const int64_t* ids, int64_t rows, int64_t start,
+                      int64_t num_last, float* hidden, float* logits, int num_threads) {
     const Model& m = *model;
     const int64_t layer_floats = m.num_kv_heads * cache->capacity * m.head_dim;
     std::lock_guard<std::mutex> lock(pool().in_use);
     pool().wake(num_threads);
     Scratch s(m, rows);
+    float* const x = s.x.data();
+    embed(m, ids, rows, x);
     for (int64_t i = 0; i < m.num_layers; i++) {
         const Layer& layer = m.layers[i];
         const Cache c = {cache->keys + i * layer_floats, cache->values + i * layer_floats, cache->rotary,
@@ -208,9 +230,10 @@ void sprinter_forward(const Model* model, const Cache* cache, float* x, int64_t 
         activate(m, rows, s);
         multiply(layer.down, s.q_inter, rows, x, true);
     }
-    if (num_last == 0) return;
+    if (num_last == 0) return true;
     norm_and_quantise(m, x + (rows - num_last) * m.hidden, m.norm, num_last, s);
     std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
     multiply(m.head, s.q_hidden, num_last, logits, false);
+    return all_finite(logits, num_last, m.head.rows);
 }
 }

@@ -1,7 +1,8 @@
-"""The forward pass compiled for this machine: 4- or 8-bit weights, 8-bit activations, AVX2. Optional, never needed.
+"""The compiled forward pass: 4- or 8-bit weights, 8-bit activations, AVX2 or AVX512-VNNI. Optional, never needed.
 
-Built once with the user's own C++ compiler and kept in the cache folder. Where there is no compiler or no AVX2,
-`library` is None and the fast backend computes with torch operations instead.
+Built once with the user's own C++ compiler and kept in the cache folder; the library itself sees what the processor
+can do, and computes the same bits either way. Where there is no compiler or no AVX2, `library` is None and the fast
+backend computes with torch operations instead.
 """
 
 from __future__ import annotations
@@ -13,20 +14,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprinter.decoding.backends.fast_config import Architecture
 from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
+from sprinter.records import FloatArray
 from sprinter.zoo.default_pair import cache_dir
 
-_SOURCES: Final = tuple(Path(__file__).with_name(f"native{end}") for end in (".cpp", "_pool.h", "_products.h"))
+_SOURCES: Final = tuple(
+    Path(__file__).with_name(f"native{end}")
+    for end in (".cpp", "_attention.h", "_avx2.h", "_pool.h", "_products.h", "_quantised.h", "_vnni.h")
+)
 _FLAGS: Final = (
     "-O3",
     "-std=c++17",
@@ -38,9 +45,11 @@ _FLAGS: Final = (
     "-fno-trapping-math",
 )
 _LINK: Final = ("-pthread", "-shared", "-fPIC")
+_NO_VNNI: Final = "-DSPRINTER_AVX2_ONLY"  # for a compiler or assembler that does not know the newer instructions
 _COMPILE_SECONDS: Final = 300
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
+_LINE: Final = 64  # bytes of a cache line and of a wide register
 
 
 class Matrix(ctypes.Structure):
@@ -65,6 +74,8 @@ class _Model(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         ("head", Matrix),
         ("norm", ctypes.c_void_p),
+        ("embed", ctypes.c_void_p),
+        ("embed_bytes", ctypes.c_int64),
         *(
             (name, ctypes.c_int64)
             for name in ("num_layers", "hidden", "inter", "num_heads", "num_kv_heads", "head_dim")
@@ -96,9 +107,11 @@ def _loaded(folder: Path) -> Any | None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     loaded.sprinter_forward.argtypes = [pointer] * 3 + [number] * 3 + [pointer] * 2 + [ctypes.c_int]
-    loaded.sprinter_forward.restype = None
+    loaded.sprinter_forward.restype = ctypes.c_bool
     loaded.sprinter_multiply.argtypes = [pointer] * 2 + [number, pointer, ctypes.c_int]
     loaded.sprinter_multiply.restype = None
+    loaded.sprinter_use_level.argtypes = [ctypes.c_int]
+    loaded.sprinter_use_level.restype = ctypes.c_bool
     return loaded
 
 
@@ -116,7 +129,10 @@ def _built(folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
         built = Path(beside) / path.name
         command = [compiler, *_FLAGS, *_LINK, str(_SOURCES[0]), "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
+        except subprocess.CalledProcessError:
+            subprocess.run([*command, _NO_VNNI], check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         built.replace(path)
     return path
 
@@ -124,7 +140,8 @@ def _built(folder: Path) -> Path:
 def fits(arch: Architecture) -> bool:
     """Whether the compiled pass handles these shapes."""
     widths = (arch.hidden_size, arch.intermediate_size, arch.num_heads * arch.head_dim)
-    return all(width % 32 == 0 for width in widths) and arch.head_dim <= _MAX_HEAD_DIM
+    heads = arch.head_dim % 8 == 0 and arch.head_dim <= _MAX_HEAD_DIM
+    return heads and all(width % 32 == 0 for width in widths)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -137,6 +154,22 @@ def matrix(tensors: Mapping[str, Tensor], name: str, rows: int, columns: int) ->
     return Matrix(*(_address(part) for part in parts), _address(tensors.get(f"{name}.bias")), rows, columns)
 
 
+def _resident(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of `tensors` in one block of memory, each on a cache line's boundary.
+
+    A file's tensors begin anywhere, so that every wide load would touch two lines; and numpy asks for huge pages, which
+    a mapped file does not get. Together that is a tenth of a one-token pass.
+    """
+    sizes = {name: -(-tensor.nbytes // _LINE) * _LINE for name, tensor in tensors.items()}
+    block = torch.from_numpy(np.empty(sum(sizes.values()) + _LINE, np.uint8))
+    at, copies = -block.data_ptr() % _LINE, {}
+    for name, tensor in tensors.items():
+        place = block[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies[name] = place.copy_(tensor)
+        at += sizes[name]
+    return copies
+
+
 class NativeRunner:
     """Runs tokens through the compiled forward pass; the same duties as `TorchRunner`."""
 
@@ -145,15 +178,17 @@ class NativeRunner:
     ) -> None:
         self._forward = loaded.sprinter_forward
         self._arch = arch
-        self._embed = embed  # [vocab, hidden]
+        self._embed = embed.contiguous() if embed.dtype in (torch.float32, torch.bfloat16) else embed.float()
         self._width = width  # rows of the head
         # The library reads these tensors' memory, so they must live as long as this object.
-        self._tensors = dict(tensors)
+        self._tensors = _resident(tensors)
         self._layers = (_Layer * arch.num_layers)(*(self._layer(i) for i in range(arch.num_layers)))
         self._model = _Model(
             ctypes.cast(self._layers, ctypes.POINTER(_Layer)),
             self._matrix(HEAD, width, arch.hidden_size),
             _address(self._tensors["norm"]),
+            _address(self._embed),
+            self._embed.element_size(),
             arch.num_layers,
             arch.hidden_size,
             arch.intermediate_size,
@@ -162,6 +197,7 @@ class NativeRunner:
             arch.head_dim,
             arch.norm_eps,
         )
+        self._model_view = ctypes.byref(self._model)
         self._cache = SequenceCache(arch, torch.device("cpu"))
         self._cache_view = self._view()
 
@@ -179,31 +215,37 @@ class NativeRunner:
             *(_address(self._tensors.get(f"{i}.{n}")) for n in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
         )
 
-    def _view(self) -> _Cache:
+    def _view(self) -> Any:
         keys, values = self._cache.kv
-        return _Cache(_address(keys), _address(values), _address(self._cache.rotary), keys.shape[2])
+        return ctypes.byref(_Cache(_address(keys), _address(values), _address(self._cache.rotary), keys.shape[2]))
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
-        """See `TorchRunner.run`."""
-        if self._cache.reserve(start + len(ids)):
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+        """See `Runner.run`."""
+        # Little Python and no torch: a pass streams its weights through the caches, so all code after it starts cold.
+        num_rows, width, hidden = len(ids), self._width, self._arch.hidden_size
+        if self._cache.reserve(start + num_rows):
             self._cache_view = self._view()
-        hidden = torch.empty(num_last, self._arch.hidden_size)
-        logits = torch.empty(num_last, self._width)
-        embedded = self._embed[torch.tensor(ids, dtype=torch.int64)].float()  # [rows, hidden], a copy
-        threads, first_wanted = torch.get_num_threads(), len(ids) - num_last
-        for begin in range(0, len(ids), _CHUNK):
-            rows = embedded[begin : begin + _CHUNK]
-            wanted = min(len(rows), max(0, begin + len(rows) - first_wanted))
+        wanted_ids = array("q", ids)
+        out = np.empty(num_last * (width + hidden), np.float32)
+        at_ids, at_logits = wanted_ids.buffer_info()[0], out.ctypes.data
+        at_hidden = at_logits + 4 * num_last * width
+        threads, first_wanted, finite = torch.get_num_threads(), num_rows - num_last, True
+        for begin in range(0, num_rows, _CHUNK):
+            rows = min(_CHUNK, num_rows - begin)
+            wanted = min(rows, max(0, begin + rows - first_wanted))
             done = max(0, begin - first_wanted)  # rows of the outputs that earlier chunks filled
-            self._forward(
-                ctypes.byref(self._model),
-                ctypes.byref(self._cache_view),
-                rows.data_ptr(),
-                len(rows),
+            finite &= self._forward(
+                self._model_view,
+                self._cache_view,
+                at_ids + 8 * begin,
+                rows,
                 start + begin,
                 wanted,
-                hidden.data_ptr() + done * hidden.stride(0) * 4,
-                logits.data_ptr() + done * logits.stride(0) * 4,
+                at_hidden + 4 * done * hidden,
+                at_logits + 4 * done * width,
                 threads,
             )
-        return logits, hidden
+        if not finite:
+            raise FloatingPointError
+        logits = out[: num_last * width].reshape(num_last, width)
+        return logits, out[num_last * width :].reshape(num_last, hidden)

@@ -47,7 +47,7 @@ class Pool {
         };
         done_.store(0, std::memory_order_relaxed);
         ticket_.store(++phase_ << 40 | static_cast<uint64_t>(pieces) << 20, std::memory_order_release);
-        while (take()) {
+        while (take(false)) {
         }
         for (int spins = 0; done_.load(std::memory_order_acquire) < pieces; spins++) pause(spins);
     }
@@ -55,7 +55,7 @@ class Pool {
   private:
     static constexpr int64_t kPiecesPerThread = 8;
     static constexpr int kSpins = 20000;  // about half a millisecond; a draft's next step comes sooner
-    // Phase, number of pieces and next piece in one word: whoever takes a piece takes it of the phase it looked at.
+    // Phase, end and begin of the pieces left in one word: whoever takes a piece takes it of the phase it looked at.
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int64_t> done_{0};
     std::atomic<int> helpers_wanted_{0};
@@ -72,13 +72,17 @@ class Pool {
         _mm_pause();
     }
 
-    bool take() {
-        uint64_t t = ticket_.load(std::memory_order_acquire);
-        constexpr uint64_t mask = (1 << 20) - 1;
+    // The caller takes the first piece left, a helper the last: so the caller reads memory in one long run, and what a
+    // helper reads ahead beyond its piece is the piece it had before.
+    bool take(bool helper) {
+        uint64_t t = ticket_.load(std::memory_order_acquire), piece;
+        constexpr uint64_t mask = (1 << 20) - 1, one_off_the_end = 1 << 20;
         do {
-            if ((t & mask) >= (t >> 20 & mask)) return false;
-        } while (!ticket_.compare_exchange_weak(t, t + 1, std::memory_order_acq_rel));
-        work_(context_, static_cast<int64_t>(t & mask));
+            const uint64_t begin = t & mask, end = t >> 20 & mask;
+            if (begin >= end) return false;
+            piece = helper ? end - 1 : begin;
+        } while (!ticket_.compare_exchange_weak(t, helper ? t - one_off_the_end : t + 1, std::memory_order_acq_rel));
+        work_(context_, static_cast<int64_t>(piece));
         done_.fetch_add(1, std::memory_order_release);
         return true;
     }
@@ -91,7 +95,7 @@ class Pool {
                 seen = pass_;
             }
             for (int idle = 0; idle < kSpins; idle++) {
-                if (id < helpers_wanted_ && take()) idle = 0;
+                if (id < helpers_wanted_ && take(true)) idle = 0;
                 pause(idle);
             }
         }

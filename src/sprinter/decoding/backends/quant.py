@@ -11,6 +11,7 @@ from torch import Tensor
 from sprinter.errors import BackendError
 
 GROUP: Final = 32  # weights that share one int4 scale and zero
+BLOCK: Final = 16  # output rows the compiled pass computes side by side
 # From this many rows on, a float32 product with the same weights beats unpacking int4 once per row. A constant rather
 # than a measurement at load: the choice changes the last bits of the logits, and a seed must give one text.
 WIDE_FROM: Final = 10
@@ -151,19 +152,20 @@ def quantise_int8_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pack_blocks(codes: Tensor, bits: int) -> Tensor:
-    """Codes [out, in] in the order native.cpp reads them: uint8 [block, group, register, 32], rows padded to eights."""
+    """Codes [out, in] in the order native_avx2.h says: uint8 [block, group, line, 64], rows padded to whole blocks."""
     codes = _padded(codes.view(torch.uint8))
-    blocks = codes.view(-1, 8, codes.shape[1] // GROUP, 8, 4).permute(0, 2, 3, 1, 4)  # [block, group, quad, row, 4]
+    quads = codes.view(-1, BLOCK, codes.shape[1] // GROUP, 8, 4)  # [block, row, group, quad, 4]
+    lines = quads.permute(0, 2, 3, 1, 4)
     if bits == 4:
-        blocks = blocks[:, :, :4] | (blocks[:, :, 4:] << 4)
-    return blocks.reshape(*blocks.shape[:3], 32).contiguous()
+        lines = lines[:, :, :4] | (lines[:, :, 4:] << 4)
+    return lines.reshape(*lines.shape[:3], 4 * BLOCK).contiguous()
 
 
 def pack_group_values(values: Tensor) -> Tensor:
-    """Scales or minimums [out, group] as float16 [block, group, 8], rows padded to eights."""
+    """Scales or minimums [out, group] as float16 [block, group, row], rows padded to whole blocks."""
     values = _padded(values.half())
-    return values.view(-1, 8, values.shape[1]).transpose(1, 2).contiguous()
+    return values.view(-1, BLOCK, values.shape[1]).transpose(1, 2).contiguous()
 
 
 def _padded(x: Tensor) -> Tensor:
-    return F.pad(x, (0, 0, 0, -x.shape[0] % 8))
+    return F.pad(x, (0, 0, 0, -x.shape[0] % BLOCK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sprinter.decoding.backends import native
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_weights import native_parts
 from sprinter.decoding.backends.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
+from sprinter.errors import BackendError
 from tests.unit.decoding.backends.test_fast import CONFIG, TOKENS, VOCAB, random_tensors, write_model
 
 
@@ -22,8 +24,29 @@ def compiled(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler or no AVX2 here")
 
 
-def multiply(weight: torch.Tensor, x: torch.Tensor, weights: str, threads: int = 1) -> torch.Tensor:
+AVX2, VNNI = 0, 1  # levels of the library
+
+
+@pytest.fixture
+def levels(compiled: None) -> Iterator[None]:
+    """The test may switch levels; afterwards the library computes with the best it has again."""
+    library = native.library()
+    if not library.sprinter_use_level(VNNI):
+        pytest.skip("no AVX512-VNNI here")
+    yield
+    library.sprinter_use_level(VNNI)
+
+
+def multiply(
+    weight: torch.Tensor, x: torch.Tensor, weights: str, threads: int = 1, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     tensors = native_parts("w", weight, weights)
+    if bias is not None:
+        tensors["w.bias"] = bias
+    return product(tensors, weight, x, threads)
+
+
+def product(tensors: dict[str, torch.Tensor], weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
     view = native.matrix(tensors, "w", *weight.shape)
     y = torch.full((len(x), len(weight)), torch.nan)
     native.library().sprinter_multiply(native.ctypes.byref(view), x.data_ptr(), len(x), y.data_ptr(), threads)
@@ -131,6 +154,111 @@ def test_weights_stored_on_its_grid_lose_nothing_but_activation_bits(tmp_path: P
     exact = FastModel.load(folder, "float32").forward(TOKENS, len(TOKENS)).logits
     # Eight bits per activation err by 0.3% of a group's largest; random layers add a few such errors up.
     assert np.sqrt(np.square(fast - exact).mean()) < 0.03 * exact.std()
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("num_outputs", [1, 16, 40, 147])
+@pytest.mark.parametrize("groups", [1, 3, 18])
+def test_both_levels_compute_the_same_bits(weights: str, num_outputs: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(num_outputs + groups)
+    weight = torch.randn(num_outputs, groups * GROUP, generator=generator)
+    bias = torch.randn(num_outputs, generator=generator)
+    for rows in [*range(1, 18), 33]:
+        # Magnitudes far apart make the order of a sum show in its last bits.
+        x = torch.randn(rows, groups * GROUP, generator=generator).pow(5)
+        found = []
+        for level in (AVX2, VNNI):
+            native.library().sprinter_use_level(level)
+            found += [multiply(weight, x, weights, threads, bias).numpy() for threads in (1, 2, 3)]
+        assert all(same_bits(found[0], other) for other in found[1:])
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+@pytest.mark.parametrize("special", [0.0, 1e-45, 1e-38, 1e-30, 3e38, torch.inf, -torch.inf, torch.nan])
+def test_both_levels_agree_on_extreme_codes_and_numbers(weights: str, special: float) -> None:
+    shape = (32, 6 * GROUP)
+    tensors = native_parts("w", torch.randn(shape), weights)
+    codes = torch.tensor([0, 1, 127, 128, 129, 254, 255], dtype=torch.uint8)  # as int8: 0, 1, 127, -128, -127, -2, -1
+    place = torch.arange(tensors["w.native_codes"].numel()).mul(5) % 13 % 7
+    tensors["w.native_codes"] = codes[place].view(tensors["w.native_codes"].shape).contiguous()
+    x = torch.tensor([127.0, -127.0, 1.0, -1.0, 127.0]).repeat(100)[: shape[1]].repeat(9, 1)
+    x[3, 40:50] = special
+    x[5] = special
+    x[7, :GROUP] = special
+    found = []
+    for level in (AVX2, VNNI):
+        native.library().sprinter_use_level(level)
+        found.append(product(tensors, torch.empty(shape), x).numpy())
+    assert np.array_equal(*found, equal_nan=True)
+    assert same_bits(*(y[np.isfinite(y)] for y in found))
+    assert np.isfinite(special) or not np.isfinite(found[0][3]).any()
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_both_levels_compute_the_same_forward_pass(tmp_path: Path, weights: str) -> None:
+    folder = write_model(tmp_path / "model")
+    tokens = np.random.default_rng(0).integers(0, VOCAB, 60).tolist()
+    found = []
+    for level in (AVX2, VNNI):
+        native.library().sprinter_use_level(level)
+        model = FastModel.load(folder, weights, cache=tmp_path)
+        ends = [20, 21, 23, 31, 40, 60]
+        outputs = [model.forward(tokens[:end], end - start) for start, end in zip([0, *ends], ends, strict=False)]
+        found.append([np.concatenate([getattr(o, part) for o in outputs]) for part in ("logits", "hidden")])
+    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_bfloat16_embedding_gives_what_its_float32_copy_gives(tmp_path: Path) -> None:
+    halves = {name: tensor.bfloat16() for name, tensor in random_tensors().items()}
+    stored = write_model(tmp_path / "halves", **halves)
+    copied = write_model(tmp_path / "copied", **{name: tensor.float() for name, tensor in halves.items()})
+    found = [FastModel.load(f, "int4", cache=tmp_path).forward(TOKENS, 3).logits for f in (stored, copied)]
+    assert same_bits(*found)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("rows", [1, 2, 300])
+def test_numbers_that_are_none_are_reported(tmp_path: Path, rows: int) -> None:
+    norm = torch.ones(64)
+    norm[3] = torch.nan
+    folder = write_model(tmp_path / "model", {**CONFIG, "max_position_embeddings": 600}, **{"model.norm.weight": norm})
+    model = FastModel.load(folder, "int4", cache=tmp_path)
+    assert model.compiled
+    with pytest.raises(BackendError, match="NaN"):
+        model.forward([1] * 300, rows)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_level_that_is_none_changes_nothing() -> None:
+    assert not native.library().sprinter_use_level(7)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_compiler_without_the_newer_instructions_builds_for_avx2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = subprocess.run
+
+    def old_compiler(command: list[str], **options: object) -> object:
+        if "-DSPRINTER_AVX2_ONLY" not in command:
+            raise subprocess.CalledProcessError(1, command)
+        return run(command, **options)
+
+    x, weight = torch.randn(9, 64), torch.randn(40, 64)
+    best = multiply(weight, x, "int4")
+    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
+    monkeypatch.setattr(native.subprocess, "run", old_compiler)
+    assert native.library() is not None
+    assert not native.library().sprinter_use_level(VNNI)
+    assert torch.equal(multiply(weight, x, "int4"), best)
 
 
 def test_without_a_compiler_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
