@@ -64,7 +64,7 @@ class Part:
 
 def parts(only: list[str]) -> list[Part]:
     """Training and test collections, of the chosen sampling transforms."""
-    sizes = (("train", (6,), (288, 144, 144)), ("test", (8, 9), (48, 32, 32)))
+    sizes = (("train", (6,), (480, 240, 240)), ("test", (8, 9), (96, 64, 64)))
     made = [
         Part(use, sampling, buckets, n)
         for use, buckets, counts in sizes
