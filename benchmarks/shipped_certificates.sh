@@ -5,7 +5,8 @@
 #
 # For each scorer and sampling a pilot on bucket 6 (which trained the verifier) shows where the losses lie; it fixes the
 # grid of both methods. Bucket 7 then calibrates, and every run serves five levels, whichever scorer suits them better:
-# `generate` takes the certificate that calls the target least. PROMPTS, MIN_PROMPTS, TOKENS and PILOT change the size.
+# `generate` takes the certificate that calls the target least. PROMPTS, MIN_PROMPTS, TOKENS and PILOT change the size,
+# SAMPLINGS names some of the samplings.
 # Copy the results, not the pilots, to src/sprinter/zoo/default/certificates; the journals are only for going on.
 set -eu
 data=$1
@@ -24,7 +25,7 @@ one() { # certificate without .json, bucket, then options
 # A pilot goes on until its mean losses are well above every level below, on few prompts and with little confidence.
 # The lists of options are meant to be split into words.
 # shellcheck disable=SC2086
-for sampling in greedy warm; do
+for sampling in ${SAMPLINGS:-greedy warm}; do
     case $sampling in
     greedy) with="--temperature 0" ;;
     warm) with="--temperature 0.7 --top-p 0.9" ;;
