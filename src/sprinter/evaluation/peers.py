@@ -269,6 +269,7 @@ def _llamacpp(spec: Spec, bench: Bench) -> LlamaCpp:
     """`llamacpp`, or `llamacpp-draft:K` with K tokens drafted greedily by our draft model for every call."""
     try:
         import llama_cpp  # noqa: PLC0415 - optional
+        import torch  # noqa: PLC0415 - slow import
     except ImportError:
         raise ConfigError(f"method {spec.text!r} needs llama.cpp: pip install llama-cpp-python") from None
     if spec.options or (spec.value is not None and spec.kind == "llamacpp"):
@@ -283,6 +284,9 @@ def _llamacpp(spec: Spec, bench: Bench) -> LlamaCpp:
     model = llama_cpp.Llama(
         model_path=str(file),
         n_ctx=min(window, 2048),
+        # By default it takes half of the cores to write and all of them to read.
+        n_threads=torch.get_num_threads(),
+        n_threads_batch=torch.get_num_threads(),
         logits_all=proposer is not None,
         draft_model=proposer,
         verbose=False,
