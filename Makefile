@@ -11,9 +11,9 @@ PROMPT := compiler: A program that converts another program from some source lan
 # As many tokens as the certificate speaks of. It is bound to one arithmetic too: without a C++ compiler the fast
 # backend computes with another.
 demo: $(VENV)/target
-	$(BIN)/sprinter generate --color --max-new-tokens 32 --max-atypical 0.02 "$(PROMPT)" \
+	$(BIN)/sprinter generate --color --max-new-tokens 64 --max-atypical 0.02 "$(PROMPT)" \
 		|| { echo "The same without a certificate:" >&2; \
-		$(BIN)/sprinter generate --color --max-new-tokens 32 "$(PROMPT)"; }
+		$(BIN)/sprinter generate --color --max-new-tokens 64 "$(PROMPT)"; }
 
 # Goes on where an interrupted one stopped.
 bench: $(VENV)/target $(VENV)/dev
