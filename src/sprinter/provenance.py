@@ -34,7 +34,8 @@ def stamp(config: Mapping[str, Any] | None = None, seed: int | None = None) -> d
 
 def _without_folders(word: str) -> str:
     """An absolute path by its name alone: the folders of a machine are nobody else's business."""
-    return Path(word).name if word.startswith("/") else word
+    name, equals, value = word.rpartition("=")  # --option=FILE, NAME=FILE
+    return f"{name}{equals}{Path(value).name}" if value.startswith("/") else word
 
 
 def _version(package: str) -> str | None:
