@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 
+_FEW = 8  # tokens looked up one by one rather than in a table of the whole vocabulary
+
 Origin = Literal["vouched", "tested", "resampled", "bonus", "target"]
 FinishReason = Literal["length", "eos", "stop"]
 
@@ -30,13 +32,15 @@ class Law:
         """Probability of `token`; 0.0 outside the support."""
         if self.ids is None:
             return float(self.probs[token]) if token < len(self.probs) else 0.0
-        place = int(np.searchsorted(self.ids, token))
+        place = int(self.ids.searchsorted(token))
         if place < len(self.ids) and self.ids[place] == token:
             return float(self.probs[place])
         return 0.0
 
     def at(self, tokens: IntArray | None, count: int) -> FloatArray:
         """Probabilities of `tokens` (None: of 0 .. count - 1), [count]."""
+        if tokens is not None and len(tokens) <= _FEW:
+            return np.array([self.prob(token) for token in tokens.tolist()], self.probs.dtype)
         dense = self.dense(count if tokens is None else max(count, int(tokens[-1]) + 1))
         return dense if tokens is None else dense[tokens]
 

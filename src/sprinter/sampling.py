@@ -44,9 +44,9 @@ class Sampling:
         if self.banned:
             logits = _with(logits, _places(self.banned, ids, len(logits)), -np.inf)
         if self.greedy:
-            best = int(np.argmax(logits))
+            best = int(logits.argmax())
             token = best if ids is None else int(ids[best])
-            return Law(np.ones(1, logits.dtype), np.array([token], np.int64))
+            return Law(np.array([1], logits.dtype), np.array([token], np.int64))
         kept: IntArray | None = None  # places in `logits`, ascending
         if 0 < self.top_k < len(logits):
             cut = np.partition(logits, -self.top_k)[-self.top_k]
@@ -134,9 +134,9 @@ class Dice:
 
 def _invert(weights: FloatArray, point: float) -> tuple[int, float]:
     """(place, point within it): where the share `point` of the weights is reached; never a place without weight."""
-    mass = np.cumsum(weights, dtype=np.float64)  # [weights]
+    mass = weights.cumsum(dtype=np.float64)  # [weights]
     wanted = point * mass[-1]
-    place = int(np.searchsorted(mass, wanted, side="right"))
+    place = int(mass.searchsorted(wanted, side="right"))
     if place == len(mass):
         # Rounding can push the product up to the total; the last place with weight is then meant.
         place = int(np.searchsorted(mass, mass[-1]))
@@ -146,11 +146,22 @@ def _invert(weights: FloatArray, point: float) -> tuple[int, float]:
 
 def residual(target_law: Law, draft_law: Law) -> Law:
     """norm((p - q)+), what is drawn from after a rejection. Leviathan et al. 2023, Algorithm 1, arXiv:2211.17192."""
-    count = len(target_law.probs)
-    excess = np.maximum(target_law.probs - draft_law.at(target_law.ids, count)[:count], 0)  # [support of p]
+    excess = _excess(target_law, draft_law)  # [support of p]
     total = excess.sum(dtype=np.float64)
     # p and q equal up to rounding leave no excess: the rejection itself was a rounding error, and p is the answer.
     return Law(excess / total, target_law.ids) if total > 0 else target_law
+
+
+def _excess(target_law: Law, draft_law: Law) -> FloatArray:
+    """(p - q)+ on the target law's support."""
+    probs, drafted = target_law.probs, draft_law.ids
+    if target_law.ids is not None or drafted is None or probs.dtype != draft_law.probs.dtype:
+        return np.maximum(probs - draft_law.at(target_law.ids, len(probs))[: len(probs)], 0)
+    # A draft's law has few entries beside a whole vocabulary, and where it has none the excess is p itself.
+    known = int(drafted.searchsorted(len(probs)))
+    excess, places = probs.copy(), drafted[:known]
+    excess[places] = np.maximum(probs[places] - draft_law.probs[:known], 0)
+    return excess
 
 
 def acceptance(token: int, target_law: Law, draft_law: Law) -> float:

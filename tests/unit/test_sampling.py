@@ -209,3 +209,22 @@ def test_lazy_laws_are_the_laws_of_their_own_prefixes() -> None:
     np.testing.assert_array_equal(laws[-1].dense(6), laws[2].dense(6))
     with pytest.raises(IndexError):
         laws[3]
+
+
+@pytest.mark.parametrize("target_ids", [None, [2], [1, 5, 9], list(range(1, 40, 2))])
+@pytest.mark.parametrize("draft_ids", [None, [2], [0, 5, 9, 39, 45], list(range(0, 40, 3))])
+def test_the_residual_does_not_depend_on_how_laws_are_stored(
+    target_ids: list[int] | None, draft_ids: list[int] | None
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def law(ids: list[int] | None) -> Law:
+        probs = rng.random(40 if ids is None else len(ids)).astype(np.float32)
+        return Law(probs / probs.sum(), None if ids is None else np.array(ids, np.int64))
+
+    p, q = law(target_ids), law(draft_ids)
+    excess = np.maximum(p.dense(50) - q.dense(50), 0)
+    wanted = excess / excess.sum(dtype=np.float64) if excess.any() else p.dense(50)
+    np.testing.assert_allclose(residual(p, q).dense(50), wanted, rtol=1e-6)
+    assert [q.prob(t) for t in range(50)] == q.dense(50).tolist()
+    assert q.at(np.array([2, 9, 45]), 3).tolist() == [q.prob(2), q.prob(9), q.prob(45)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,12 +47,24 @@ def assemble(
     `hidden` and `embedding` [..., hidden], `numbers` [..., len(SCALARS)]; a part no name asks for may be None.
     """
     parts: list[FloatArray] = []
-    for name in names:
+    for name, places in _plan(tuple(names)):
         part = {"hidden": hidden, "embedding": embedding}.get(name, numbers)
         assert part is not None, "build.py compares capabilities before any model runs"
-        place = SCALARS.index(name) if name in SCALARS else None
-        parts.append(part if place is None else part[..., place : place + 1])
+        parts.append(part if name in VECTORS else part[..., places])
     return np.concatenate(parts, axis=-1, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _plan(names: tuple[str, ...]) -> list[tuple[str, slice]]:
+    """The vectors of `names`, and its scalars as runs of places that are neighbours: few copies instead of many."""
+    plan: list[tuple[str, slice]] = []
+    for name in names:
+        place = SCALARS.index(name) if name in SCALARS else 0
+        if plan and name in SCALARS and plan[-1][0] in SCALARS and plan[-1][1].stop == place:
+            plan[-1] = (plan[-1][0], slice(plan[-1][1].start, place + 1))
+        else:
+            plan.append((name, slice(place, place + 1)))
+    return plan
 
 
 def scalars(draft: Draft) -> FloatArray:
@@ -67,7 +80,7 @@ def scalars(draft: Draft) -> FloatArray:
     """
     proposal = draft.proposals[-1]
     logits = proposal.logits  # [width]
-    place = proposal.token if proposal.ids is None else int(np.searchsorted(proposal.ids, proposal.token))
+    place = proposal.token if proposal.ids is None else int(proposal.ids.searchsorted(proposal.token))
     own = logits[place]
     best = int(logits.argmax())
     peak = logits[best]
@@ -81,7 +94,8 @@ def scalars(draft: Draft) -> FloatArray:
         # A banned token's -inf made 0 * -inf; e^-100 is as good as nothing.
         moment = float(weights @ np.maximum(shifted, -100))
     # Two maxima cost a tenth of a partition, and the rank of the best token is known: this runs for every token.
-    second = max((float(part.max()) for part in (logits[:best], logits[best + 1 :]) if len(part)), default=-math.inf)
+    below = float(logits[:best].max()) if best else -math.inf
+    second = max(below, float(logits[best + 1 :].max())) if best + 1 < len(logits) else below
     rank = 0 if own == peak else int(np.count_nonzero(logits > own))
     previous = draft.scores[-1] if draft.scores else 1.0
     return np.array(
