@@ -39,6 +39,7 @@ const Tiles kVnni = {8,
 // The tiles of level 0 (AVX2) or 1 (AVX512-VNNI); null where the processor or this build has none such.
 const Tiles* tiles_of(int level) {
 #ifndef SPRINTER_AVX2_ONLY
+    __builtin_cpu_init();  // not every runtime has done so when a shared library is loaded
     if (level == 1 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni"))
         return &kVnni;
