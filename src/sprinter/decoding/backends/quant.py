@@ -18,6 +18,7 @@ WIDE_FROM: Final = 10
 _SHRINKS: Final = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8)
 _ROWS_AT_ONCE: Final = 64
 _TINY: Final = 1e-8
+_SLACK: Final = 256  # bytes
 
 
 class Linear(Protocol):
@@ -63,7 +64,9 @@ class Int8Linear:
     __slots__ = ("bias", "scales", "weight", "wide")
 
     def __init__(self, weight: Tensor, scales: Tensor, wide: Tensor | None, bias: Tensor | None = None) -> None:
-        self.weight = weight  # int8 [out, in]
+        # torch's kernel for AVX512 reads a little past the last row. Of a mapped file there may be nothing behind it.
+        room = weight.new_zeros(weight.numel() + _SLACK)
+        self.weight = room[: weight.numel()].view_as(weight).copy_(weight)  # int8 [out, in]
         self.scales = scales  # bfloat16 [out]
         self.wide = wide  # float32 [out, in]
         self.bias = bias  # float32 [out]
