@@ -58,13 +58,13 @@ def main() -> None:
     except SprinterError as error:
         _fail(str(error), EXIT_USER_ERROR)
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is left to say, and the interpreter must not try at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()  # the reader went away (`| head`): nothing is left to say
         raise SystemExit(0) from None
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise
         place = f" {error.filename}" if error.filename else ""
+        _close_stdout()
         _fail(f"cannot write{place}: {error.strerror}; nothing was left half-written", EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
@@ -77,6 +77,11 @@ def main() -> None:
         _fail(f"{error.format_message()} (see {command} --help)", EXIT_USER_ERROR)
     # A command that ends early hands its exit code back; one that ran through returns nothing.
     raise SystemExit(code or 0)
+
+
+def _close_stdout() -> None:
+    """What is still buffered goes nowhere: the interpreter would try to write it at exit and fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

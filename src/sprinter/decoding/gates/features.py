@@ -100,7 +100,8 @@ def scalars(draft: Draft) -> FloatArray:
     weights = np.exp(shifted)
     total = float(weights.sum())
     log_total = math.log(total)
-    moment = float(weights.dot(shifted))  # unlike @, no warning to silence first
+    with np.errstate(invalid="ignore"):
+        moment = float(weights.dot(shifted))
     if math.isnan(moment):
         # A banned token's -inf made 0 * -inf; e^-100 is as good as nothing.
         moment = float(weights @ np.maximum(shifted, -100))
