@@ -51,8 +51,33 @@ TOPICS = """
     learning Spanish,yoga,dinosaurs,baking bread,friendship,autumn,the internet,taking care of a cat,space travel,
     renewable energy,first aid,Shakespeare,Python programming,fractions,the water cycle,democracy,jazz,camping,tea
 """
+MORE_QUESTIONS = (
+    "What should a beginner know about {}?",
+    "What is the history of {}?",
+    "Compare {} with something similar.",
+    "Write a dialogue between two people about {}.",
+    "What are common mistakes with {}?",
+    "Describe {} in one paragraph.",
+    "Summarize what is known about {}.",
+    "Write a list of questions one could ask about {}.",
+    "Is {} worth the effort? Explain.",
+    "Give step by step instructions concerning {}.",
+)
+MORE_TOPICS = """
+    cleaning a kitchen,writing a letter of complaint,planning a wedding,the Great Wall of China,recycling,tea ceremonies,
+    training a puppy,bicycles,time management,a visit to the museum,learning to swim,making soup,stress,the human heart,
+    earthquakes,whales,the French Revolution,a good night's sleep,budgeting,houseplants,board games,winter sports,deserts,
+    rainforests,ancient Egypt,the printing press,lighthouses,trains,bridges,clouds,rainbows,honey,cheese,chocolate,
+    mathematics homework,negotiating a salary,a healthy back,allergies,hiking boots,photography,poetry,theatre,
+    classical music,watercolours,knitting,carpentry,solar panels,wind turbines,batteries,satellites,telescopes,microscopes,
+    antibiotics,nutrition labels,the immune system,penguins,owls,elephants,spiders,coral reefs,glaciers,tides,seasons,
+    leap years,calendars,maps,languages,translation,spelling,handwriting,libraries,newspapers,elections,taxes,insurance,
+    renting a flat,moving house,painting a room,repairing a tap,a flat tyre,road trips,airports,packing a suitcase,jet lag,
+    street food,picnics,barbecues,fireworks,costumes,gifts,thank-you notes,small talk,shyness,teamwork,leadership,feedback
+"""
 # Rows of training text, by kind of prompt. A later start is a text from one of its later sentences on.
 TRAIN_ROWS = {"article": 2500, "later article": 4500, "speech": 2500, "later speech": 2000, "chat": 3000}
+MORE_ROWS = {"article": 1200, "later article": 1500, "speech": 1500, "later speech": 1200, "chat": 4500}
 HELD_OUT_ENTRIES = 112
 LATER_STARTS = 3
 MIN_WORDS = 30  # of a later start, of which the prompt is the first 30%
@@ -77,11 +102,13 @@ CONFIG = DistillConfig(
 )
 
 
-def chat_entries(entries: Sequence[corpus.Entry], rng: random.Random) -> list[corpus.Entry]:
+def chat_entries(
+    entries: Sequence[corpus.Entry], rng: random.Random, questions: Sequence[str], topics: str
+) -> list[corpus.Entry]:
     """Questions about the titles, titled alike so that they fall in their entry's bucket, and about everyday topics."""
-    topics = [topic.strip() for topic in TOPICS.replace("\n", " ").split(",") if topic.strip()]
-    asked = [corpus.Entry(e.title, q.format(e.title), chat=True) for e in entries for q in rng.sample(QUESTIONS, 2)]
-    return asked + [corpus.Entry(topic, q.format(topic), chat=True) for topic in topics for q in QUESTIONS]
+    everyday = [topic.strip() for topic in topics.replace("\n", " ").split(",") if topic.strip()]
+    asked = [corpus.Entry(e.title, q.format(e.title), chat=True) for e in entries for q in rng.sample(questions, 2)]
+    return asked + [corpus.Entry(topic, q.format(topic), chat=True) for topic in everyday for q in questions]
 
 
 def later_starts(entry: corpus.Entry, rng: random.Random) -> list[corpus.Entry]:
@@ -96,7 +123,7 @@ def write_data(encyclopedia: Path, speeches: Path, file: Path, seed: int) -> Non
     """One file of prompts from both sources and chat questions, in a fixed random order."""
     rng = random.Random(seed)
     articles, talks = corpus.read_entries([encyclopedia]), corpus.read_entries([speeches])
-    kinds = {"article": articles, "speech": talks, "chat": chat_entries(articles, rng)}
+    kinds = {"article": articles, "speech": talks, "chat": chat_entries(articles, rng, QUESTIONS, TOPICS)}
     kinds |= {f"later {k}": [e for entry in kinds[k] for e in later_starts(entry, rng)] for k in ("article", "speech")}
     # Calibration and verifier entries are left out here already: nothing later can use them by mistake.
     kept = []
@@ -107,6 +134,28 @@ def write_data(encyclopedia: Path, speeches: Path, file: Path, seed: int) -> Non
     kept += rng.sample(held_out, min(HELD_OUT_ENTRIES, len(held_out)))
     rng.shuffle(kept)
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(vars(entry)) + "\n" for entry in kept))
+
+
+def write_more(encyclopedia: Path, speeches: Path, first: Path, file: Path, seed: int) -> None:
+    """A second file for training, of prompts that the first one does not hold; articles are continued once more."""
+    rng = random.Random(seed)
+    articles, talks = corpus.read_entries([encyclopedia]), corpus.read_entries([speeches])
+    topics = TOPICS + "," + MORE_TOPICS
+    kinds = {
+        "article": articles,
+        "speech": talks,
+        "chat": chat_entries(articles, rng, QUESTIONS + MORE_QUESTIONS, topics),
+    }
+    later = {"article": articles, "speech": talks}
+    kinds |= {f"later {kind}": [e for x in later[kind] for e in later_starts(x, rng)] for kind in later}
+    known = {entry.text for entry in corpus.read_entries([first])}
+    kept = []
+    for kind, rows in MORE_ROWS.items():
+        mine = splits.select(kinds[kind], splits.DRAFT_BUCKETS, lambda entry: entry.title)
+        fresh = list({x.text: x for x in mine if kind == "article" or x.text not in known}.values())
+        kept += rng.sample(fresh, min(rows, len(fresh)))
+    rng.shuffle(kept)
     file.write_text("".join(json.dumps(vars(entry)) + "\n" for entry in kept))
 
 

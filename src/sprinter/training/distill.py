@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def distill(
     weights or a full disk, CapabilityError for a model family that cannot be cut.
     """
     config, events = config or DistillConfig(), events or DistillEvents()
-    entries = corpus.read_entries(data)
+    entries = [corpus.read_entries([file]) for file in data] or [corpus.read_entries(data)]
     work = work or out.with_name(out.name + ".work")
     _claim(work, target, data, config)
     teacher = load_teacher(target, device)
@@ -165,17 +165,36 @@ def _jobs(teacher: _Teacher, entries: Sequence[corpus.Entry], config: DistillCon
     return corpus.reading_jobs(entries, teacher.tokenizer, config.read_tokens, config.rows_per_job, config.seed)
 
 
+def _part_of(
+    entries: Sequence[Sequence[corpus.Entry]], buckets: Iterable[int], limit: int | None
+) -> list[list[corpus.Entry]]:
+    """The entries of some buckets, at most `limit` in all, still file by file."""
+    chosen, left = [], limit
+    for file in entries:
+        mine = splits.select(file, buckets, lambda entry: entry.title)[:left]
+        left = None if left is None else left - len(mine)
+        chosen.append(mine)
+    return chosen
+
+
 def _collect(
-    teacher: _Teacher, entries: Sequence[corpus.Entry], config: DistillConfig, work: Path, events: DistillEvents
+    teacher: _Teacher,
+    entries: Sequence[Sequence[corpus.Entry]],
+    config: DistillConfig,
+    work: Path,
+    events: DistillEvents,
 ) -> None:
-    """Traces of the training entries in work/train, of held-out ones in work/test."""
+    """Traces of the training entries in work/train, of held-out ones in work/test; `entries` are lists, one a file.
+
+    Every file makes its own jobs, so a file added at the end leaves the traces of the earlier ones as they are.
+    """
     writing = corpus.Writing(config.new_tokens, teacher.end_ids, config.seed)
     # Held out, only what the target writes counts: that is where a draft works.
     how = {"train": replace(writing, judge_prompt=config.judge_prompt), "test": writing}
     limits = {"train": config.max_entries, "test": config.held_out_entries}
     for part, buckets in (("train", splits.DRAFT_BUCKETS), ("test", splits.TEST_BUCKETS)):
-        chosen = splits.select(entries, buckets, lambda entry: entry.title)[: limits[part]]
-        jobs = _jobs(teacher, chosen, config)
+        chosen = _part_of(entries, buckets, limits[part])
+        jobs = [job for file in chosen for job in _jobs(teacher, file, config)]
         if not jobs:
             raise DataError(f"no {part} text is left after the split by entry: give more, or longer, texts")
         done = tokens = 0
@@ -235,12 +254,12 @@ def _start_from(trainer: Trainer, earlier: Path, target: Path) -> None:
 
 
 def _record(
-    config: DistillConfig, entries: Sequence[corpus.Entry], score: Score, covered: float, work: Path
+    config: DistillConfig, entries: Sequence[Sequence[corpus.Entry]], score: Score, covered: float, work: Path
 ) -> dict[str, Any]:
     """What the draft's folder says about its making."""
     return {
         "config": asdict(config),
-        "entries": len(entries),
+        "entries": sum(map(len, entries)),
         "trace_files": len(list(corpus.traces(work / "train"))),
         "head_coverage": round(covered, 4),
         "held_out": {
