@@ -64,16 +64,17 @@ MORE_QUESTIONS = (
     "Give step by step instructions concerning {}.",
 )
 MORE_TOPICS = """
-    cleaning a kitchen,writing a letter of complaint,planning a wedding,the Great Wall of China,recycling,tea ceremonies,
-    training a puppy,bicycles,time management,a visit to the museum,learning to swim,making soup,stress,the human heart,
-    earthquakes,whales,the French Revolution,a good night's sleep,budgeting,houseplants,board games,winter sports,deserts,
-    rainforests,ancient Egypt,the printing press,lighthouses,trains,bridges,clouds,rainbows,honey,cheese,chocolate,
-    mathematics homework,negotiating a salary,a healthy back,allergies,hiking boots,photography,poetry,theatre,
-    classical music,watercolours,knitting,carpentry,solar panels,wind turbines,batteries,satellites,telescopes,microscopes,
-    antibiotics,nutrition labels,the immune system,penguins,owls,elephants,spiders,coral reefs,glaciers,tides,seasons,
-    leap years,calendars,maps,languages,translation,spelling,handwriting,libraries,newspapers,elections,taxes,insurance,
-    renting a flat,moving house,painting a room,repairing a tap,a flat tyre,road trips,airports,packing a suitcase,jet lag,
-    street food,picnics,barbecues,fireworks,costumes,gifts,thank-you notes,small talk,shyness,teamwork,leadership,feedback
+    cleaning a kitchen,writing a letter of complaint,planning a wedding,the Great Wall of China,recycling,
+    tea ceremonies,training a puppy,bicycles,time management,a visit to the museum,learning to swim,making soup,
+    stress,the human heart,earthquakes,whales,the French Revolution,a good night's sleep,budgeting,houseplants,
+    board games,winter sports,deserts,rainforests,ancient Egypt,the printing press,lighthouses,trains,bridges,
+    clouds,rainbows,honey,cheese,chocolate,mathematics homework,negotiating a salary,a healthy back,allergies,
+    hiking boots,photography,poetry,theatre,classical music,watercolours,knitting,carpentry,solar panels,
+    wind turbines,batteries,satellites,telescopes,microscopes,antibiotics,nutrition labels,the immune system,
+    penguins,owls,elephants,spiders,coral reefs,glaciers,tides,seasons,leap years,calendars,maps,languages,
+    translation,spelling,handwriting,libraries,newspapers,elections,taxes,insurance,renting a flat,moving house,
+    painting a room,repairing a tap,a flat tyre,road trips,airports,packing a suitcase,jet lag,street food,picnics,
+    barbecues,fireworks,costumes,gifts,thank-you notes,small talk,shyness,teamwork,leadership,feedback
 """
 # Rows of training text, by kind of prompt. A later start is a text from one of its later sentences on.
 TRAIN_ROWS = {"article": 2500, "later article": 4500, "speech": 2500, "later speech": 2000, "chat": 3000}
