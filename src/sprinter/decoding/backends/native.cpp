@@ -130,7 +130,7 @@ void norm_and_quantise(const Model& m, const float* x, const float* weight, int6
 // Queries rotated in place, keys and values written to the cache.
 void place_heads(const Model& m, const Layer& layer, Cache c, int64_t start, int64_t rows, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
-    for (int64_t item = 0; item < rows * num_heads; item++) {
+    const auto place = [&](int64_t item) {
         const int64_t position = start + item / num_heads, head = item % num_heads;
         float* x = &s.qkv[item * dim];
         const float* rotary = c.rotary + position * dim;
@@ -144,24 +144,32 @@ void place_heads(const Model& m, const Layer& layer, Cache c, int64_t start, int
             const int64_t kv_head = head - m.num_heads - m.num_kv_heads;
             std::memcpy(c.values + (kv_head * c.capacity + position) * dim, x, dim * sizeof(float));
         }
-    }
+    };
+    pool().each(rows * num_heads, 32, [&](int64_t first, int64_t last) {
+        for (int64_t item = first; item < last; item++) place(item);
+    });
 }
 
 void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
     const int64_t grain = std::max<int64_t>(1, kWorthwhile / (2 * dim * (start + rows)));
+    const bool whole_groups = dim % kGroup == 0;  // else a group of activations holds parts of two heads
     pool().each(rows * m.num_heads, grain, [&](int64_t first, int64_t last) {
         std::vector<float> scores(start + rows + kLanes);
         for (int64_t item = first; item < last; item++) {
             // Heads vary slowest: later rows see more, and this way every piece gets rows of every length.
             const int64_t r = item % rows, head = item / rows;
             const int64_t offset = head / (m.num_heads / m.num_kv_heads) * c.capacity * dim;
+            float* const y = &s.attended[(r * m.num_heads + head) * dim];
             attend(&s.qkv[(r * num_heads + head) * dim], c.keys + offset, c.values + offset, start + r + 1, dim,
-                   scores.data(), &s.attended[(r * m.num_heads + head) * dim]);
+                   scores.data(), y);
+            if (whole_groups)
+                for (int64_t i = 0; i < dim; i += kGroup)
+                    quantise_group(y + i, s.q_heads.at(r, (head * dim + i) / kGroup), s.q_heads);
         }
     });
-    for (int64_t r = 0; r < rows; r++)
-        quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
+    if (whole_groups) return;
+    for (int64_t r = 0; r < rows; r++) quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
 }
 
 // y = silu(gate) * up, 8 numbers.
