@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,37 +33,51 @@ BYTES_PER_WEIGHT = 20 / 32  # 4 bits, with a float16 scale and minimum per 32
 SLOPE = 0.1
 SHORT = replace(CONFIG.train, steps=80, warmup_steps=20, int4_from=1.0)
 
-DESIGNS: dict[str, tuple[tuple[int, ...], int, dict[str, float]]] = {
-    "2 layers": ((0, 29), 7168, {}),
-    "3 layers": ((0, 15, 29), 7168, {}),
-    "4 layers": ((0, 10, 20, 29), 7168, {}),
-    "4 layers, first ones": ((0, 1, 2, 29), 7168, {}),
-    "6 layers": ((0, 6, 12, 18, 24, 29), 7168, {}),
-    "4 layers, KL alone": ((0, 10, 20, 29), 7168, {"tv_weight": 0.0}),
-    "4 layers, TV alone": ((0, 10, 20, 29), 7168, {"kl_weight": 0.0}),
-    "4 layers, no hidden-state loss": ((0, 10, 20, 29), 7168, {"feature_weight": 0.0}),
-    "4 layers, head of 16,384": ((0, 10, 20, 29), 16384, {}),
+
+@dataclass(frozen=True)
+class Design:
+    """What differs from one draft to another."""
+
+    layers: tuple[int, ...]
+    head: int = 7168
+    feed_forward: int | None = None  # neurons per layer; None: the target's 1,536
+    weights: Mapping[str, float] = field(default_factory=dict)  # of the losses
+
+
+FOUR = (0, 10, 20, 29)
+DESIGNS = {
+    "1 layer": Design((29,)),
+    "2 layers": Design((0, 29)),
+    "3 layers": Design((0, 15, 29)),
+    "4 layers": Design(FOUR),
+    "4 layers, first ones": Design((0, 1, 2, 29)),
+    "6 layers": Design((0, 6, 12, 18, 24, 29)),
+    "4 layers, 768 neurons": Design(FOUR, feed_forward=768),
+    "6 layers, 768 neurons": Design((0, 6, 12, 18, 24, 29), feed_forward=768),
+    "4 layers, KL alone": Design(FOUR, weights={"tv_weight": 0.0}),
+    "4 layers, TV alone": Design(FOUR, weights={"kl_weight": 0.0}),
+    "4 layers, no hidden-state loss": Design(FOUR, weights={"feature_weight": 0.0}),
+    "4 layers, head of 16,384": Design(FOUR, head=16384),
 }
 
 
-def measure(
-    make: Callable[[tuple[int, ...], int, TrainConfig], Trainer], work: Path, design: str
-) -> dict[str, str | float]:
+def measure(make: Callable[[Design, TrainConfig], Trainer], work: Path, name: str) -> dict[str, str | float | None]:
     """Train one design and judge it on the held-out traces."""
-    layers, width, weights = DESIGNS[design]
-    trainer = make(layers, width, replace(SHORT, **weights))
+    design = DESIGNS[name]
+    trainer = make(design, replace(SHORT, **design.weights))
     started = perf_counter()
     judged = sum(progress.tokens for progress in trainer.run(work / "train"))
     seconds = perf_counter() - started
     score = trainer.score(work / "test")
-    weights_read = sum(p.numel() for p in trainer.own.values() if p.dim() == 2) + width * trainer.head.weight.shape[1]
+    weights_read = sum(p.numel() for p in trainer.own.values() if p.dim() == 2) + trainer.head.weight.numel()
     cost = weights_read * BYTES_PER_WEIGHT / TARGET_BYTES
     costs = Costs(cost, 0.0, WidthCost((1, 2), (1.0, 1.0 + SLOPE)))
     length = best_draft_length(score.overlap, costs)
     return {
-        "design": design,
-        "layers": ",".join(map(str, layers)),
-        "head": width,
+        "design": name,
+        "layers": ",".join(map(str, design.layers)),
+        "head": design.head,
+        "feed_forward": design.feed_forward,
         "judged_positions": judged,
         "seconds": round(seconds),
         "overlap": round(score.overlap, 4),
@@ -83,9 +97,9 @@ def main() -> None:
     teacher = load_teacher(default_target(), "cpu")
     mass = head.target_mass(teacher.law, given.work / "train", CONFIG.mass_positions)
 
-    def make(layers: tuple[int, ...], width: int, config: TrainConfig) -> Trainer:
-        law = teacher.law.rows(head.head_ids(mass, width, teacher.end_ids)).to(torch.float32)
-        return Trainer(student.make_student(teacher.model, layers), law, config)
+    def make(design: Design, config: TrainConfig) -> Trainer:
+        law = teacher.law.rows(head.head_ids(mass, design.head, teacher.end_ids)).to(torch.float32)
+        return Trainer(student.make_student(teacher.model, design.layers, design.feed_forward), law, config)
 
     found: list[dict[str, Any]] = json.loads(given.out.read_text())["designs"] if given.out.is_file() else []
     for design in given.only or DESIGNS:

@@ -3,15 +3,17 @@
     python benchmarks/make_default_pair.py --encyclopedia FILE --speeches FILE --work DIR --out DIR
 
 Both files are JSON lines with `title` and `text`. Prompts are the first words of their entries, and chat questions
-made from the encyclopedia's titles; the target itself writes the training text. Every stage is resumable: run the
-same command again. Two cores that multiply bfloat16 (AVX512-BF16) need half an hour to write the text and 45 minutes
-to train; without such instructions some three times as long.
+made from the encyclopedia's titles; the target itself writes the training text. A first draft is trained on a first
+file of prompts; the second one goes on from it on both files. Every stage is resumable: run the same command again. Two
+cores that multiply bfloat16 (AVX512-BF16) need an hour to write the text and an hour to train; without such
+instructions some three times as long.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -102,6 +104,9 @@ CONFIG = DistillConfig(
     ),
 )
 
+# Then the draft goes on from there, on that text and more.
+SECOND_TRAIN = replace(CONFIG.train, steps=2600, lr=1e-3, cooldown_share=0.5, int4_from=0.6)
+
 
 def chat_entries(
     entries: Sequence[corpus.Entry], rng: random.Random, questions: Sequence[str], topics: str
@@ -160,6 +165,16 @@ def write_more(encyclopedia: Path, speeches: Path, first: Path, file: Path, seed
     file.write_text("".join(json.dumps(vars(entry)) + "\n" for entry in kept))
 
 
+def share_traces(earlier: Path, later: Path) -> None:
+    """Let a second distillation find what the target wrote for the first one: the same files under another name."""
+    for part in ("train", "test"):
+        (later / part).mkdir(parents=True, exist_ok=True)
+        for file in corpus.traces(earlier / part):
+            place = later / part / file.name
+            if not place.exists():
+                os.link(file, place)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encyclopedia", type=Path, required=True)
@@ -167,13 +182,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="intermediate results, about 1 GB")
     parser.add_argument("--out", type=Path, required=True, help="folder of the new draft")
     args = parser.parse_args()
-    data = args.work / "prompts.jsonl"
+    data, more = args.work / "prompts.jsonl", args.work / "more.jsonl"
     write_data(args.encyclopedia, args.speeches, data, CONFIG.seed)
+    write_more(args.encyclopedia, args.speeches, data, more, CONFIG.seed + 1)
     events = DistillEvents(
         on_collect=lambda part, done, total, tokens: print(f"{part} {done}/{total}: {tokens} tokens"),
         on_step=lambda p: p.step % 25 or print(f"step {p.step}: overlap {p.overlap:.3f} loss {p.loss:.3f}"),
     )
-    result = distill(default_target(), [data], args.out, CONFIG, args.work / "distill", events=events)
+    first = args.work / "draft"
+    if not first.exists():
+        distill(default_target(), [data], first, CONFIG, args.work / "distill", events=events)
+    share_traces(args.work / "distill", args.work / "second")
+    config = replace(CONFIG, init=str(first), train=SECOND_TRAIN)
+    result = distill(default_target(), [data, more], args.out, config, args.work / "second", events=events)
     print(f"{result.out}: held-out overlap {result.score.overlap:.3f}, agreement {result.score.agreement:.3f}")
 
 

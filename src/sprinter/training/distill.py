@@ -31,6 +31,7 @@ class DistillConfig:
     """What draft to make and how. `layers` is a count, or the target's layer indices to copy."""
 
     layers: int | tuple[int, ...] = 4
+    feed_forward: int | None = None  # neurons left in every layer's feed-forward part; None: all
     init: str | None = None  # folder of an earlier draft of this target to go on from, with the same layers and head
     head_tokens: int | None = None  # None: the whole vocabulary
     new_tokens: int = 80  # the target writes so many per prompt; 0: it reads the texts as they are
@@ -228,7 +229,9 @@ def _train(
     total = len(student.decoder_layers(teacher.model)[1])
     keep = config.layers if isinstance(config.layers, tuple) else student.default_layers(total, config.layers)
     law = teacher.law if ids is None else teacher.law.rows(ids.to(teacher.law.weight.device))
-    trainer = Trainer(student.make_student(teacher.model, keep), law.to(torch.float32), config.train)
+    trainer = Trainer(
+        student.make_student(teacher.model, keep, config.feed_forward), law.to(torch.float32), config.train
+    )
     if config.init is not None:
         _start_from(trainer, Path(config.init), teacher.path)
     state = work / "state.safetensors"

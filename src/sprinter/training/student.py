@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sprinter.errors import CapabilityError, ConfigError
+from sprinter.training.narrow import narrow_feed_forward
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -58,10 +59,11 @@ def own_names(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def make_student(target: nn.Module, keep: Sequence[int]) -> nn.Module:
+def make_student(target: nn.Module, keep: Sequence[int], feed_forward: int | None = None) -> nn.Module:
     """A float32 student of the layers `keep` (ascending indices), in eval mode; only its own parameters want gradients.
 
-    Raises ConfigError on an impossible choice of layers, CapabilityError for a family it cannot cut.
+    `feed_forward` neurons are left in every layer's gated feed-forward part (None: all). Raises ConfigError on an
+    impossible choice, CapabilityError for a family it cannot cut.
     """
     config: Any = target.config
     total = int(config.num_hidden_layers)
@@ -77,7 +79,10 @@ def make_student(target: nn.Module, keep: Sequence[int]) -> nn.Module:
         layer = ".".join(name.split(".")[: prefix.count(".") + 2]) + "."
         if layer in renamed:
             state[renamed[layer] + name.removeprefix(layer)] = value
-    student: nn.Module = type(target)(student_config(config, keep))
+    small = student_config(config, keep)
+    if feed_forward is not None:
+        state, small.intermediate_size = narrow_feed_forward(state, feed_forward), feed_forward
+    student: nn.Module = type(target)(small)
     student.load_state_dict(state)
     device = next(target.parameters()).device
     student = student.to(device=device, dtype=torch.float32).eval()  # eval: dropout would only blur the teacher

@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from sprinter.decoding.backends import checkpoint
-from sprinter.errors import BackendError, ConfigError
+from sprinter.errors import BackendError, CapabilityError, ConfigError
 from sprinter.training import student
 from sprinter.training.teacher import output_law
 
@@ -79,6 +79,28 @@ def test_the_output_layer_is_rebuilt_with_its_soft_cap() -> None:
 def test_an_impossible_choice_of_layers_is_refused(keep: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="ascending"):
         student.make_student(target("llama"), keep)
+
+
+def test_a_narrow_feed_forward_part_keeps_the_neurons_that_say_most(tmp_path: Path) -> None:
+    model = target("llama")
+    neurons = model.config.intermediate_size
+    silent = torch.arange(neurons) % 2 == 0
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight[:, silent] = 0
+    small: Any = student.make_student(model, range(6), feed_forward=neurons // 2)
+    ids = torch.randint(0, VOCAB, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(small(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+    assert small.config.intermediate_size == neurons // 2
+    assert small.model.layers[0].mlp.gate_proj.weight.shape[0] == neurons // 2
+    with pytest.raises(ConfigError, match="neurons"):
+        student.make_student(model, (0, 5), feed_forward=neurons + 1)
+
+
+def test_a_family_without_a_gated_feed_forward_part_is_not_narrowed() -> None:
+    with pytest.raises(CapabilityError, match="gated"):
+        student.make_student(target("gpt2"), (0, 5), feed_forward=8)
 
 
 def test_the_default_choice_has_the_first_and_the_last_layer() -> None:
