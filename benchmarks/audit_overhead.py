@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,20 @@ TEMPERATURES = (0.0, 1.0)
 TURNS = (True, False, False, True)  # audited or not; a machine that slows down slows both alike
 
 
-class NoAudit(Audit):
+class TimedAudit(Audit):
+    """The audit, noting the processor time of the loop's thread in it: what a busy machine hardly disturbs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread_s = 0.0
+
+    def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
+        started = thread_time()
+        super().observe(draft, verdict, laws, logits)
+        self.thread_s += thread_time() - started
+
+
+class NoAudit(TimedAudit):
     """An audit that does not look."""
 
     def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
@@ -46,28 +59,29 @@ class NoAudit(Audit):
 
 
 def decode_s(engine: Engine, pair: Pair, prompt: Sequence[int], count: int, seed: int, audited: bool) -> Any:
-    """(seconds, tokens) of one text from empty caches."""
+    """(seconds, seconds of the audit's observing, tokens) of one text from empty caches."""
     for model in (pair.target, pair.draft):
         forget(model, prompt)
-    audit = Audit() if audited else NoAudit()
+    audit = TimedAudit() if audited else NoAudit()
     run = engine.start(prompt, count, Dice(np.random.default_rng(seed)), audit)
     started = perf_counter()
     tokens = [emitted.id for emitted in run]
     audit.report(len(tokens))
-    return perf_counter() - started, tokens
+    return perf_counter() - started, audit.thread_s, tokens
 
 
 def measure(engine: Engine, pair: Pair, prompts: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
     """The ratio of one method over all prompts; a first prompt warms up."""
     seconds = {True: [0.0] * len(prompts), False: [0.0] * len(prompts)}
-    num_tokens, unlike = 0, 0
+    num_tokens, unlike, observing_s = 0, 0, 0.0
     for place, prompt in enumerate([prompts[0], *prompts], -1):
         texts = []
         for audited in TURNS:
-            spent, tokens = decode_s(engine, pair, prompt, count, max(0, place), audited)
+            spent, observed, tokens = decode_s(engine, pair, prompt, count, max(0, place), audited)
             texts.append(tokens)
             if place >= 0:
                 seconds[audited][place] += spent
+                observing_s += observed
         if place >= 0:
             num_tokens += len(texts[0])
             unlike += any(tokens != texts[0] for tokens in texts)
@@ -79,6 +93,7 @@ def measure(engine: Engine, pair: Pair, prompts: Sequence[Sequence[int]], count:
         # The middle prompt: one in which something else held the processor says nothing about the audit.
         "median_ratio": round(float(np.median(on / off)), 4),
         "us_per_token": round(1e6 * float(on.sum() - off.sum()) / (2 * num_tokens), 1),
+        "observing_thread_us_per_token": round(1e6 * observing_s / (2 * num_tokens), 1),
         "tokens_per_s_audited": round(2 * num_tokens / float(on.sum()), 1),
         "prompts": len(prompts),
         "prompts_with_unlike_texts": unlike,

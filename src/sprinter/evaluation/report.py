@@ -147,7 +147,7 @@ def table(summary: Summary, columns: Mapping[str, Cell]) -> str:
     rows = []
     for name, method in summary["methods"].items():
         cells = "".join(f"<td>{cell(method)}</td>" for cell in columns.values())
-        rows.append(f"<tr><td>{_dot(family(name))}{escape(name)}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{_named(name)}</td>{cells}</tr>")
     return _table(head, rows)
 
 
@@ -157,6 +157,13 @@ def _table(head: str, rows: Sequence[str]) -> str:
 
 def _dot(kind: str) -> str:
     return f'<span class="dot {kind}"></span>'
+
+
+def _named(name: str) -> str:
+    """A method in a table: its dot, its name, and what settings follow it on a line of their own."""
+    head, _, settings = name.partition("+")
+    below = f"<small>{escape(settings.replace('+', ', '))}</small>" if settings else ""
+    return f"{_dot(family(name))}{escape(head)}{below}"
 
 
 def _with_interval(method: Summary, baseline: str, key: str = "speedup") -> str:
@@ -244,7 +251,7 @@ def _against_exact(summary: Summary) -> str:
         claimed = {key: f'<span class="cited">{paper_claim(name, key)}</span>' for key in PAPER}
         cells = [speed, claimed["speedup"], every, counted, claimed["flops"]]
         cells += [percent(method["delta"]), _excess(method), claimed["loss"]]
-        rows.append(f"<tr><td>{_dot(family(name))}{escape(name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
+        rows.append(f"<tr><td>{_named(name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
     return f"<p>Baseline: {escape(baseline)}.</p>" + _table("".join(f"<th>{title}</th>" for title in titles), rows)
 
 

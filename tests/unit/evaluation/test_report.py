@@ -15,7 +15,7 @@ from benchmarks.benchmark_tables import inserted, lines_of
 from sprinter import rouge
 from sprinter.evaluation import journal
 from sprinter.evaluation.bench import BenchConfig, run_bench
-from sprinter.evaluation.charts import Axis, escape, spread
+from sprinter.evaluation.charts import Axis, escape, short_name, spread
 from sprinter.evaluation.judge import Opinion
 from sprinter.evaluation.report import page, write_outputs
 from sprinter.evaluation.summary import compare, summarise
@@ -179,6 +179,13 @@ def test_the_terminal_table_is_aligned(folder):
     lines = terminal_table(summarise(journal.read(folder))).splitlines()
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_long_name_keeps_within_the_gutter_and_loses_no_setting():
+    name = "lookahead:0.5816+scorer=typical+max_draft=20+lookahead=0.15"
+    assert short_name(name) == "lookahead:0.5816 typical cap 20 h 0.15"
+    assert len(short_name(name)) <= 40
+    assert short_name("sprinter:tv=0.05") == "sprinter:tv=0.05"
 
 
 def test_labels_never_overlap():
