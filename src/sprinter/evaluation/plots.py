@@ -55,5 +55,5 @@ def _latency(figure: Figure, summary: Mapping[str, Any]) -> bool:
 
 
 def _literal(name: str) -> str:
-    """A short name that matplotlib does not take for mathematics, nor a leading underscore for a hint to leave it out."""
+    """A short name that matplotlib takes neither for mathematics nor, by a leading underscore, for one to leave out."""
     return short_name(name).replace("$", r"\$").lstrip("_")
