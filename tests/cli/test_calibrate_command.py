@@ -17,7 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from sprinter import Sprinter
+from sprinter import Sprinter, rouge
 from sprinter.certify.certificate import Certificate
 from sprinter.certify.choose import Wish
 from sprinter.certify.guard import Guard
@@ -270,6 +270,15 @@ def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  #
     ):
         code, out, err = run(*wrong)
         assert (code, out, says in err, err.count("\n")) == (2, "", True, 1), err
+
+
+def test_rouge_without_its_package_is_refused_before_anything_is_decoded(
+    place: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(rouge, "find_spec", lambda name: None)
+    code, out, err = run(*calibrate(place, "rouge.json", "--max", "rouge=0.9"))
+    assert (code, out) == (2, "") and "pip install 'sprinter[bench]'" in err
+    assert not (place / "rouge.journal.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sprinter.errors import ConfigError, DataError
 from sprinter.records import Generation
+from sprinter.rouge import overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def losses_of(generation: Generation, reference: str | None = None) -> dict[str,
     """Every loss of one generation on the [0, 1] scale; `rouge` only where there is a `reference`.
 
     The generation must have been closed by an audit call: the tokens the target never saw are the ones a verifier
-    was sure of, so leaving them out would flatter it.
+    was sure of, so leaving them out would flatter it. Raises DataError otherwise, CapabilityError where `rouge` is
+    wanted and rouge-score is missing.
     """
     report = generation.audit
     if report is None:
@@ -70,30 +71,6 @@ def losses_of(generation: Generation, reference: str | None = None) -> dict[str,
         "excess": (report.mean_atypical or 0.0) - (report.own_atypical or 0.0),
     }
     if reference is not None:
-        values["rouge"] = 1.0 - rouge_l(generation.text, reference)
+        values["rouge"] = 1.0 - overlap(generation.text, reference)["rougeL"]
     # Rounding may leave a mean of ones a hair above 1.
     return {name: min(1.0, max(0.0, RISKS[name].unit(value))) for name, value in values.items()}
-
-
-def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L F1 over lower-cased runs of letters and digits. Lin 2004, "ROUGE", section 3, sentence level.
-
-    The same tokens as the `rouge-score` package without stemming. Two empty texts agree fully.
-    """
-    ours, theirs = (re.findall(r"[a-z0-9]+", text.lower()) for text in (candidate, reference))
-    if not ours and not theirs:
-        return 1.0
-    common = _common_subsequence(ours, theirs)
-    return 2.0 * common / (len(ours) + len(theirs))
-
-
-def _common_subsequence(first: list[str], second: list[str]) -> int:
-    """Length of the longest common subsequence, by dynamic programming over one row."""
-    row = [0] * (len(second) + 1)
-    for word in first:
-        diagonal = 0
-        for place, other in enumerate(second, start=1):
-            above = row[place]
-            row[place] = diagonal + 1 if word == other else max(above, row[place - 1])
-            diagonal = above
-    return row[-1]

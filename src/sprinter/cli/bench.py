@@ -138,12 +138,15 @@ def _finish(out: Path, as_json: bool, interrupted: bool) -> None:
 
     from sprinter.evaluation.report import write_outputs
     from sprinter.evaluation.tables import terminal_table
+    from sprinter.rouge import MISSING
 
     summary, files = write_outputs(out)
     typer.echo(json.dumps(summary) if as_json else terminal_table(summary))
     for name, method in summary["methods"].items():
         if caveat := method["facts"].get("caveat"):
             typer.echo(f"{name}: {caveat}", err=True)
+    if not summary["has_rouge"]:
+        typer.echo(MISSING, err=True)
     typer.echo(f"written to {out}: {', '.join(files)}", err=True)
 
 

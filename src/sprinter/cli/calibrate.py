@@ -61,9 +61,12 @@ def calibrate(
 
     from sprinter.certify.calibrate import Aim, Plan
     from sprinter.certify.certificate import Certificate
+    from sprinter.rouge import require_rouge
 
     aims = tuple(Aim(loss, level) for loss, level in wanted + [_level(text) for text in max_other or ()])
     alpha = round(1 - confidence, 12)
+    if any(aim.loss == "rouge" for aim in aims):
+        require_rouge()
     tried = None if pilot is None else Certificate.load(pilot)
     thresholds = _thresholds(grid, tried, aims, prompts, alpha)
     plan = Plan(thresholds, aims, prompts, min(min_prompts, prompts), alpha, bound)

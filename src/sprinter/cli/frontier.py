@@ -71,9 +71,9 @@ def _gates(verifier: str, paper: Path | None, large: Path | None) -> dict[str, A
 def _results(data: list[Path], gates: dict[str, Any], costs: str, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
-    from sprinter.evaluation.frontier import TV_LEVELS, traces_of
+    from sprinter.evaluation.frontier import ATYPICAL_LEVELS, TV_LEVELS, traces_of
     from sprinter.evaluation.frontier import frontier as compare
-    from sprinter.evaluation.schedules import budget_table, tuned_lookahead
+    from sprinter.evaluation.schedules import budget_table, tuned
     from sprinter.theory.planner import parse_costs
     from sprinter.training.rows import load_rows
 
@@ -82,7 +82,9 @@ def _results(data: list[Path], gates: dict[str, Any], costs: str, seed: int) -> 
     for traces in traces_of(rows, gates):
         result = compare(traces, rng)
         result["budgets"] = budget_table(traces, "verifier accept", prices)
-        result["lookahead"] = tuned_lookahead(traces, "verifier accept", prices, TV_LEVELS)
+        result["tuned"] = tuned(traces, "verifier accept", prices, "tv", TV_LEVELS)
+        for gate in ("verifier accept", "verifier typical"):
+            result["tuned"] += tuned(traces, gate, prices, "atypical", ATYPICAL_LEVELS)
         results.append(result)
     return results
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 WIDTH: Final = 1000  # of the plot's own units; the page scales them
+_GUTTER: Final = 270  # what a label of 40 letters takes
 _LABEL_STEP: Final = 17  # least distance of two labels, below it they overlap
 
 
@@ -70,7 +71,7 @@ def _is_hostile(character: str) -> bool:
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 420) -> str:
     """Points with 95% whiskers; names stand in a gutter on the right, joined to their points by thin lines."""
-    right, bottom, top = WIDTH - 250, height - 52, 16
+    right, bottom, top = WIDTH - _GUTTER, height - 52, 16
     height = max(height, top + 68 + _LABEL_STEP * len(points))
     bottom = height - 52
     xs, ys = [p.x for p in points] or [0.0], [p.high for p in points] or [1.0]
@@ -87,8 +88,21 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 4
         parts.append(_line(x, y_axis.at(point.low), x, y_axis.at(point.high), f"whisker {point.family}"))
         told = f"{point.label}: {point.y:.2f}x ({point.low:.2f} to {point.high:.2f}) at {100 * point.x:.2f}%"
         parts.append(f'<circle class="{point.family}" cx="{x:.1f}" cy="{y:.1f}" r="6">{_title(told)}</circle>')
-        parts.append(f'<text class="name" x="{right + 18}" y="{label_y + 4.5:.1f}">{escape(point.label)}</text>')
+        parts.append(
+            f'<text class="name" x="{right + 18}" y="{label_y + 4.5:.1f}">{escape(short_name(point.label))}</text>'
+        )
     return _svg(parts, height, f"{y_title} against {x_title}")
+
+
+def short_name(method: str) -> str:
+    """A method's name as a chart's gutter holds it.
+
+    >>> short_name("lookahead:0.62+scorer=typical+max_draft=20+lookahead=0.15")
+    'lookahead:0.62 typical cap 20 h 0.15'
+    """
+    for option, word in (("+scorer=", " "), ("+max_draft=", " cap "), ("+lookahead=", " h ")):
+        method = method.replace(option, word)
+    return method
 
 
 def spread(heights: Sequence[float], top: float, bottom: float, step: float = _LABEL_STEP) -> list[float]:
@@ -111,7 +125,7 @@ def boxes(rows: Sequence[tuple[str, Sequence[float], str]], x_title: str) -> str
     """Horizontal boxes, one row each: (label, values at 5, 25, 50, 75 and 95%, family)."""
     height = 60 + 30 * len(rows)
     largest = max((values[4] for _, values, _ in rows), default=1.0)
-    axis = Axis(0.0, largest * 1.05, 230, WIDTH - 80)
+    axis = Axis(0.0, largest * 1.05, _GUTTER, WIDTH - 80)
     parts = []
     for tick in axis.ticks(6):
         parts.append(_line(axis.at(tick), 8, axis.at(tick), height - 46, "grid"))
@@ -120,7 +134,7 @@ def boxes(rows: Sequence[tuple[str, Sequence[float], str]], x_title: str) -> str
         y = 24 + 30 * place
         low, first, middle, third, high = (axis.at(value) for value in values)
         told = f"{label}: median {values[2]:.2f}, middle half {values[1]:.2f} to {values[3]:.2f}"
-        parts.append(f'<text class="name end" x="216" y="{y + 4.5}">{escape(label)}</text>')
+        parts.append(f'<text class="name end" x="{_GUTTER - 14}" y="{y + 4.5}">{escape(short_name(label))}</text>')
         parts.append(_line(low, y, high, y, f"whisker {family}"))
         parts.append(
             f'<rect class="box {family}" x="{first:.1f}" y="{y - 8}" width="{max(1.5, third - first):.1f}" height="16" '

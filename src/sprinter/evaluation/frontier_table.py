@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+_LOSSES: Final = {"tv": "delta", "atypical": "atypical beyond own"}
 
 
 def frontier_lines(result: Mapping[str, Any]) -> list[str]:
@@ -36,7 +38,7 @@ def frontier_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def schedule_lines(result: Mapping[str, Any]) -> list[str]:
-    """The budget gate beside the threshold gate, and the tuned lookahead."""
+    """The budget gate beside the threshold gate, and the fastest settings within each loss."""
     lines: list[str] = []
     if result.get("budgets"):
         lines += [
@@ -49,11 +51,11 @@ def schedule_lines(result: Mapping[str, Any]) -> list[str]:
                 f"| {b['speedup']:.2f} | {b['threshold_speedup']:.2f} |"
             )
         lines.append("")
-    if result.get("lookahead"):
-        lines += ["| delta at most | sprinter | lookahead |", "|---|---|---|"]
-        for row in result["lookahead"]:
+    if result.get("tuned"):
+        lines += ["| at most | scorer | sprinter | lookahead |", "|---|---|---|---|"]
+        for row in result["tuned"]:
             cells = (_setting(row["sprinter"], False), _setting(row["lookahead"], True))
-            lines.append(f"| {row['tv']:g} | {cells[0]} | {cells[1]} |")
+            lines.append(f"| {_LOSSES[row['loss']]} {row['level']:g} | {row['scorer']} | {cells[0]} | {cells[1]} |")
         lines.append("")
     return lines
 

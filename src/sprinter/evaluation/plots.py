@@ -8,6 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from sprinter.evaluation.charts import short_name
+
 
 def write_plots(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Write frontier.png and latency.png where there is something to draw; the names of those written."""
@@ -53,5 +55,5 @@ def _latency(figure: Figure, summary: Mapping[str, Any]) -> bool:
 
 
 def _literal(name: str) -> str:
-    """A name that matplotlib does not take for mathematics, nor a leading underscore for a hint to leave it out."""
-    return name.replace("$", r"\$").lstrip("_")
+    """A short name that matplotlib takes neither for mathematics nor, by a leading underscore, for one to leave out."""
+    return short_name(name).replace("$", r"\$").lstrip("_")

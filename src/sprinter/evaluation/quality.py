@@ -1,4 +1,4 @@
-"""What an output lost: its likelihood and typicality under the target, overlap with references, repetition."""
+"""What an output lost: its likelihood and typicality under the target, repetition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprinter.certify.risks import rouge_l
 from sprinter.decoding.audit import mass_below, typical_floor
 from sprinter.decoding.backends.base import LanguageModel
 from sprinter.sampling import Sampling, log_softmax
@@ -55,16 +54,6 @@ def read_output(
         own_atypical=float(np.mean(own)),
         mismatch=float(np.mean(mismatch)) if plain_greedy else None,
     )
-
-
-def overlap(text: str, reference: str) -> dict[str, float]:
-    """ROUGE F1 of a text with a reference: rouge1, rouge2, rougeL by `rouge-score`, without it rougeL alone."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError:
-        return {"rougeL": rouge_l(text, reference)}
-    scores = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, text)
-    return {name: float(score.fmeasure) for name, score in scores.items()}
 
 
 def diversity(ids: Sequence[int]) -> Mapping[str, float | None]:

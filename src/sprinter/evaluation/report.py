@@ -15,14 +15,19 @@ from sprinter.evaluation.samples import facts_line, origin_key, sample_letters, 
 from sprinter.evaluation.summary import summarise
 from sprinter.evaluation.tables import (
     NOTHING,
+    PAPER,
+    excess_interval,
     flops,
     likelihood_change,
     number,
+    paper_claim,
     percent,
     ratio,
     ratio_interval,
     records_csv,
+    rouges,
 )
+from sprinter.rouge import MISSING
 
 Summary = Mapping[str, Any]
 Cell = Callable[[Summary], str]
@@ -41,8 +46,6 @@ _FAMILY_NAMES: Final = {
     "rival": "other lossy rules",
     "peer": "other libraries",
 }
-# SPRINTER against speculative decoding as its paper states it (2502.04557, abstract).
-_PAPER_ROW: Final = ("SPRINTER's paper, its own pairs", "1.64x to 1.7x", NOTHING, "8.3x", "not stated", "not stated")
 
 
 def write_outputs(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -144,7 +147,7 @@ def table(summary: Summary, columns: Mapping[str, Cell]) -> str:
     rows = []
     for name, method in summary["methods"].items():
         cells = "".join(f"<td>{cell(method)}</td>" for cell in columns.values())
-        rows.append(f"<tr><td>{_dot(family(name))}{escape(name)}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{_named(name)}</td>{cells}</tr>")
     return _table(head, rows)
 
 
@@ -156,8 +159,19 @@ def _dot(kind: str) -> str:
     return f'<span class="dot {kind}"></span>'
 
 
+def _named(name: str) -> str:
+    """A method in a table: its dot, its name, and what settings follow it on a line of their own."""
+    head, _, settings = name.partition("+")
+    below = f"<small>{escape(settings.replace('+', ', '))}</small>" if settings else ""
+    return f"{_dot(family(name))}{escape(head)}{below}"
+
+
 def _with_interval(method: Summary, baseline: str, key: str = "speedup") -> str:
     return f"{ratio(method, baseline, key)}<small>{ratio_interval(method, baseline, key)}</small>"
+
+
+def _excess(method: Summary) -> str:
+    return f"{percent(method['excess_atypical'])}<small>{excess_interval(method)}</small>"
 
 
 def _verdict(method: Summary, metric: str) -> str:
@@ -168,8 +182,8 @@ def _verdict(method: Summary, metric: str) -> str:
 _HEADLINE_NOTE: Final = (
     "Small figures are paired 95% bootstrap intervals over prompts. Delta: mean total variation of a token's law "
     "from the target's, by an audit that misses no token. Atypical: share of tokens with p below min(0.09, 0.3 "
-    "exp(-H)); excess is over the target's own rate. Log-likelihood: of the texts under the target, against its "
-    "own texts."
+    "exp(-H)), less the target's own chance of one at the same positions. Log-likelihood: of the texts under the "
+    "target, against its own texts."
 )
 
 
@@ -180,7 +194,7 @@ def _headline(summary: Summary) -> str:
         "speed-up<br>over target": lambda m: _with_interval(m, "target"),
         "speed-up over<br>best exact": lambda m: _with_interval(m, "exact"),
         "delta": lambda m: percent(m["delta"]),
-        "atypical<br>excess": lambda m: percent(m["excess_atypical"]),
+        "atypical, beyond<br>the target's own": _excess,
         "log-likelihood<br>nats per token": lambda m: number(likelihood_change(m), 3),
         f"loses less than<br>{margin:g} nats": lambda m: _verdict(m, "log_likelihood"),
     }
@@ -213,8 +227,8 @@ def _frontier(summary: Summary) -> str:
 
 _AGAINST_NOTE: Final = (
     "The paper's count charges SPRINTER's target for tested tokens only and leaves the prompt out; all FLOPs "
-    "counts every token each model computed, the prompt included. The last row is quoted from arXiv:2502.04557, "
-    "measured on other models and machines."
+    "counts every token each model computed, the prompt included. What the paper states is quoted from "
+    "arXiv:2502.04557 for SPRINTER against speculative decoding, measured on other models and machines."
 )
 
 
@@ -223,21 +237,21 @@ def _against_exact(summary: Summary) -> str:
     if baseline is None:
         return ""
     titles = (
-        "method",
-        "speed-up",
-        "fewer FLOPs,<br>all",
-        "fewer FLOPs,<br>paper's count",
-        "delta",
-        "atypical<br>excess",
+        *("method", "speed-up", "the paper's<br>speed-up"),
+        *("fewer FLOPs,<br>all", "fewer FLOPs,<br>paper's count", "the paper's<br>FLOPs"),
+        *("delta", "atypical, beyond<br>the target's own", "the paper's<br>loss"),
     )
     rows = []
     for name, method in summary["methods"].items():
         if not method["against"].get("exact") or name == baseline:
             continue
-        ratios = [_with_interval(method, "exact", key) for key in ("speedup", "fewer_flops", "fewer_paper_flops")]
-        cells = [*ratios, percent(method["delta"]), percent(method["excess_atypical"])]
-        rows.append(f"<tr><td>{_dot(family(name))}{escape(name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
-    rows.append('<tr class="cited">' + "".join(f"<td>{escape(cell)}</td>" for cell in _PAPER_ROW) + "</tr>")
+        speed, every, counted = (
+            _with_interval(method, "exact", key) for key in ("speedup", "fewer_flops", "fewer_paper_flops")
+        )
+        claimed = {key: f'<span class="cited">{paper_claim(name, key)}</span>' for key in PAPER}
+        cells = [speed, claimed["speedup"], every, counted, claimed["flops"]]
+        cells += [percent(method["delta"]), _excess(method), claimed["loss"]]
+        rows.append(f"<tr><td>{_named(name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}</tr>")
     return f"<p>Baseline: {escape(baseline)}.</p>" + _table("".join(f"<th>{title}</th>" for title in titles), rows)
 
 
@@ -279,7 +293,7 @@ def _costs(summary: Summary) -> str:
 
 
 _QUALITY_NOTE: Final = (
-    "ROUGE-L F1. Distinct-2: unlike pairs of tokens; repeated: 4-grams that have come before in the text. "
+    "ROUGE-1, 2 and L, F1. Distinct-2: unlike pairs of tokens; repeated: 4-grams that have come before in the text. "
     "Verdicts compare with the target's own texts at the stated margin: the 95% interval must lie above minus the "
     "margin."
 )
@@ -288,8 +302,8 @@ _QUALITY_NOTE: Final = (
 def _quality(summary: Summary) -> str:
     margin = summary["margins"]["rouge_reference"]
     columns: dict[str, Cell] = {
-        "ROUGE-L to<br>the target's text": lambda m: number(m["rouge_target"].get("rougeL"), 3),
-        "ROUGE-L to<br>the source": lambda m: number(m["rouge_reference"].get("rougeL"), 3),
+        "ROUGE-1 / 2 / L to<br>the target's text": lambda m: rouges(m["rouge_target"]),
+        "ROUGE-1 / 2 / L to<br>the source": lambda m: rouges(m["rouge_reference"]),
         f"loses less than<br>{margin:g} ROUGE-L": lambda m: _verdict(m, "rouge_reference"),
         "atypical": lambda m: percent(m["atypical"]),
         "not the target's<br>first choice": lambda m: percent(m["mismatch"]),
@@ -298,7 +312,8 @@ def _quality(summary: Summary) -> str:
     }
     if any(method["judge"] for method in summary["methods"].values()):
         columns["judge: win,<br>tie, lose"] = _judged
-    return table(summary, columns)
+    missing = "" if summary["has_rouge"] else f'<p class="note">{escape(MISSING)}.</p>'
+    return missing + table(summary, columns)
 
 
 def _judged(method: Summary) -> str:

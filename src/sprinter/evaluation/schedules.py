@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sprinter.decoding.gates.budget import RiskBudget
 from sprinter.evaluation.frontier import Sweep, Traces
-from sprinter.theory.candidates import Candidate, Method, trace_outcome
+from sprinter.theory.candidates import Candidate, Method, Outcome, trace_outcome
 from sprinter.theory.costs import Costs
 from sprinter.theory.setting import Setting
 from sprinter.theory.simulator import Rows as Replayed
@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 BUDGETS: Final = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0)  # predicted risk per 100 tokens
 LOOKAHEADS: Final = (0.7, 0.5, 0.3, 0.15)
 CAPS: Final = (8, 20)
-_THRESHOLDS: Final = 13
+_METHODS: Final[tuple[Method, ...]] = ("sprinter", "lookahead")
+_THRESHOLDS: Final = 25
 
 
 def budget_table(traces: Traces, gate: str, costs: Costs, max_draft: int = 20) -> list[dict[str, float]]:
@@ -52,38 +53,42 @@ def budget_table(traces: Traces, gate: str, costs: Costs, max_draft: int = 20) -
     return table
 
 
-def tuned_lookahead(traces: Traces, gate: str, costs: Costs, levels: Sequence[float]) -> list[dict[str, Any]]:
-    """For each mean delta per emitted token: the fastest sprinter and lookahead settings that stay within it."""
+def tuned(traces: Traces, gate: str, costs: Costs, loss: str, levels: Sequence[float]) -> list[dict[str, Any]]:
+    """For each mean `loss` per emitted token: the fastest sprinter and lookahead settings that stay within it.
+
+    `loss`: "tv", or "atypical" for atypical tokens beyond the target's own. `gate`: "verifier accept" or "verifier
+    typical", after the scorer that decoding has to run with.
+    """
     score = traces.scores[gate]
-    replayed = _replayed(traces, score)
-    thresholds = np.unique(np.quantile(score, np.linspace(0.02, 0.98, _THRESHOLDS)))
-    outcomes: dict[Method, list[Any]] = {"sprinter": [], "lookahead": []}
-    for threshold in thresholds.tolist():
-        for cap in CAPS:
-            outcomes["sprinter"].append(
-                trace_outcome(Candidate("sprinter", Setting(threshold, 1.0, cap)), replayed, costs)
-            )
-            for bound in LOOKAHEADS:
-                candidate = Candidate("lookahead", Setting(threshold, bound, cap))
-                outcomes["lookahead"].append(trace_outcome(candidate, replayed, costs))
+    replayed = _replayed(traces, score, traces.losses[loss])
+    found = {method: _outcomes(method, score, replayed, costs) for method in _METHODS}
     table = []
     for level in levels:
-        row: dict[str, Any] = {"tv": level}
-        for method, found in outcomes.items():
-            within = [o for o in found if o.loss <= level]
+        row: dict[str, Any] = {"loss": loss, "level": level, "scorer": gate.removeprefix("verifier ")}
+        for method, outcomes in found.items():
+            within = [o for o in outcomes if o.loss <= level]
             best = min(within, key=lambda o: o.seconds_per_token) if within else None
             row[method] = None if best is None else _described(best)
         table.append(row)
     return table
 
 
-def _described(outcome: Any) -> dict[str, float]:
+def _outcomes(method: Method, score: Array, replayed: Sequence[Replayed], costs: Costs) -> list[Outcome]:
+    """What each setting of the grid is expected to do."""
+    bounds = LOOKAHEADS if method == "lookahead" else (1.0,)
+    thresholds = np.unique(np.quantile(score, np.linspace(0.02, 0.98, _THRESHOLDS))).tolist()
+    settings = [Setting(t, bound, cap) for t in thresholds for cap in CAPS for bound in bounds]
+    return [trace_outcome(Candidate(method, setting), replayed, costs) for setting in settings]
+
+
+def _described(outcome: Outcome) -> dict[str, float]:
     setting = outcome.candidate.setting
+    assert setting is not None, "every setting of the grid has a gate"
     return {
         "threshold": setting.threshold,
         "lookahead": setting.lookahead,
         "max_draft": setting.cap,
-        "tv": outcome.loss,
+        "loss": outcome.loss,
         "calls_per_token": outcome.calls_per_token,
         "speedup": outcome.speedup,
     }
@@ -98,6 +103,8 @@ def _by_prompt(traces: Traces, values: Array) -> list[Array]:
     return np.split(values, np.flatnonzero(np.diff(traces.prompt)) + 1)
 
 
-def _replayed(traces: Traces, score: Array) -> list[Replayed]:
-    pairs = zip(_by_prompt(traces, traces.accept), _by_prompt(traces, score), strict=True)
-    return [Replayed(np.clip(accept, 0, 1), np.clip(own, 0, 1)) for accept, own in pairs]
+def _replayed(traces: Traces, score: Array, cost: Array | None = None) -> list[Replayed]:
+    """One text per prompt. `cost` [rows]: what vouching for a row costs, 1 - accept unless given."""
+    columns = (traces.accept, score, traces.losses["tv"] if cost is None else cost)
+    parts = zip(*(_by_prompt(traces, column) for column in columns), strict=True)
+    return [Replayed(np.clip(accept, 0, 1), np.clip(own, 0, 1), lost) for accept, own, lost in parts]

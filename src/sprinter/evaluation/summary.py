@@ -13,7 +13,8 @@ from sprinter.evaluation.bootstrap import Array, Interval, non_inferiority, pair
 from sprinter.evaluation.journal import Record, Results
 from sprinter.evaluation.judge import Opinion, tally
 from sprinter.evaluation.latency import latency_summary
-from sprinter.evaluation.quality import diversity, overlap
+from sprinter.evaluation.quality import diversity
+from sprinter.rouge import has_rouge, overlap
 from sprinter.training.metrics import measures, reliability
 
 BASELINES: Final = ("target", "exact", "hf-assisted")
@@ -24,8 +25,8 @@ MARGINS: Final[Mapping[str, float]] = {"log_likelihood": 0.1, "rouge_reference":
 def summarise(results: Results, opinions: Sequence[Opinion] = (), seed: int = 0) -> dict[str, Any]:
     """The account of a comparison, as JSON types. `opinions`: a judge's, if there was one.
 
-    Loss and overlap are means over prompts of each prompt's value, costs are pooled over tokens. Raises DataError if
-    nothing has been measured.
+    Loss and overlap are means over prompts of each prompt's value, costs are pooled over tokens; overlap is left out
+    where rouge-score is not installed. Raises DataError if nothing has been measured.
     """
     if not results.records:
         raise DataError("nothing has been measured yet: run sprinter bench to its end, or resume it")
@@ -35,7 +36,7 @@ def summarise(results: Results, opinions: Sequence[Opinion] = (), seed: int = 0)
     for told in results.run["methods"]:
         name = told["name"]
         rng = np.random.default_rng(seed)
-        summary = method_summary(list(enriched[name].values()))
+        summary = method_summary(list(enriched[name].values()), rng)
         summary["failures"] = len(results.failures(name))
         summary["errors"] = sorted({record["error"] for record in results.failures(name)})
         summary["facts"] = told["facts"]
@@ -49,6 +50,7 @@ def summarise(results: Results, opinions: Sequence[Opinion] = (), seed: int = 0)
         "methods": methods,
         "baselines": baselines,
         "margins": dict(MARGINS),
+        "has_rouge": has_rouge(),
         "prompts": len(results.run["prompts"]),
         "runs": len(results.records),
         "runs_planned": len(results.run["prompts"]) * len(results.methods),
@@ -70,20 +72,21 @@ def _with_text_scores(results: Results, method: str) -> dict[str, Record]:
     """Finished records by prompt with overlap and diversity added."""
     references = {prompt["id"]: prompt["reference"] for prompt in results.run["prompts"]}
     by_target = results.of("target")
+    scored = has_rouge()
     enriched = {}
     for prompt, record in results.of(method).items():
         reference = references.get(prompt, "")
         other = by_target.get(prompt)
         enriched[prompt] = {
             **record,
-            "reference_overlap": overlap(record["text"], reference) if reference else {},
-            "target_overlap": overlap(record["text"], other["text"]) if other else {},
+            "reference_overlap": overlap(record["text"], reference) if scored and reference else {},
+            "target_overlap": overlap(record["text"], other["text"]) if scored and other else {},
             **diversity(record["ids"]),
         }
     return enriched
 
 
-def method_summary(rows: Sequence[Record]) -> dict[str, Any]:
+def method_summary(rows: Sequence[Record], rng: np.random.Generator) -> dict[str, Any]:
     """One method over its finished runs; values are None where nothing is known."""
     tokens = sum(len(row["ids"]) for row in rows)
     seconds = sum(row["seconds"] for row in rows)
@@ -108,7 +111,7 @@ def method_summary(rows: Sequence[Record]) -> dict[str, Any]:
         "rise_mib": _largest(rows, "rise_mib"),
         **{key: _mean(rows, key) for key in ("delta", "atypical", "own_atypical", "mismatch", "log_likelihood")},
         **{key: _mean(rows, key) for key in ("distinct1", "distinct2", "repeat4")},
-        "excess_atypical": _difference(rows, "atypical", "own_atypical"),
+        **_excess(rows, rng),
         "rouge_reference": _overlaps(rows, "reference_overlap"),
         "rouge_target": _overlaps(rows, "target_overlap"),
         "origins": _origins(rows),
@@ -126,8 +129,16 @@ def _largest(rows: Sequence[Record], key: str) -> float | None:
     return max((row[key] for row in rows if row[key] is not None), default=None)
 
 
-def _difference(rows: Sequence[Record], key: str, other: str) -> float | None:
-    return float(np.mean([row[key] - row[other] for row in rows])) if rows else None
+def _excess(rows: Sequence[Record], rng: np.random.Generator) -> dict[str, Any]:
+    """Atypical tokens beyond the target's own rate at the same positions, with a 95% interval over prompts.
+
+    Above temperature 0 the target writes atypical tokens too, and chance alone moves either rate: the interval says by
+    how much.
+    """
+    if not rows:
+        return {"excess_atypical": None, "excess_interval": None}
+    found = paired_mean(np.array([row["atypical"] - row["own_atypical"] for row in rows]), rng)
+    return {"excess_atypical": found.value, "excess_interval": [found.low, found.high]}
 
 
 def _overlaps(rows: Sequence[Record], key: str) -> dict[str, float]:

@@ -82,7 +82,7 @@ class Outcome:
     candidate: Candidate
     seconds_per_token: float
     speedup: float  # over the target alone
-    loss: float  # mean one-step TV of the emitted tokens
+    loss: float  # mean over the emitted tokens: one-step TV, or what the replayed rows say vouching costs
     calls_per_token: float
     drafted_per_token: float
     per_prompt: PromptTotals | None = None

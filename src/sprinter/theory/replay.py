@@ -29,7 +29,7 @@ class Replay:
     calls: Array  # [prompts]
     drafted: Array  # [prompts]
     tested: Array  # [prompts]
-    loss: Array  # [prompts], summed v (1 - a)
+    loss: Array  # [prompts], summed cost of vouched tokens: v (1 - a) unless the rows say otherwise
     widths: Array  # [prompts, cap + 2]: expected target calls by width
 
     def seconds(self, costs: Costs, with_verifier: bool) -> Array:
@@ -58,7 +58,7 @@ def replay(traces: Sequence[Rows], setting: Setting) -> Replay:
 def _replay_one(rows: Rows, setting: Setting) -> tuple[tuple[float, ...], list[float]]:
     count = len(rows.accept)
     wrap = np.arange(count + setting.cap) % count
-    accept, score = rows.accept[wrap].tolist(), rows.score[wrap].tolist()
+    accept, score, cost = (values[wrap].tolist() for values in (rows.accept, rows.score, rows.loss))
     reach = [1.0] + [0.0] * (count + setting.cap)
     widths = [0.0] * (setting.cap + 2)
     drafted = tested = loss = calls = 0.0
@@ -77,7 +77,7 @@ def _replay_one(rows: Rows, setting: Setting) -> tuple[tuple[float, ...], list[f
                 reach[place + 1] += chance * (1.0 - accept[place])
                 chance *= accept[place]
             else:
-                loss += chance * (1.0 - accept[place])
+                loss += chance * cost[place]
         reach[start + length + bool(doubtful)] += chance
     tokens = sum(position * reach[position] for position in range(count, len(reach)))
     return (tokens, calls, drafted, tested, loss), widths

@@ -23,17 +23,25 @@ _DRAFTED, _TOKENS, _TESTED, _LOSS = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Successive positions' acceptance chance and verifier score."""
+    """Successive positions' acceptance chance and verifier score, and what it costs to vouch for each."""
 
     accept: Array  # [positions]
     score: Array  # [positions]
+    cost: Array | None = None  # [positions]; 1 - accept, the total variation's share, unless given
 
     def __post_init__(self) -> None:
         if len(self.accept) != len(self.score) or len(self.accept) == 0:
             raise DataError("rows need one accept and one score per position, and at least one position")
+        if self.cost is not None and len(self.cost) != len(self.accept):
+            raise DataError(f"rows need one cost per position, but {len(self.accept)} positions have {len(self.cost)}")
         for name, values in (("accept", self.accept), ("score", self.score)):
             if not ((values >= 0.0) & (values <= 1.0)).all():
                 raise DataError(f"{name} holds a value outside [0, 1]: chances are wanted, not logits or percentages")
+
+    @property
+    def loss(self) -> Array:
+        """What vouching for each position costs, [positions]."""
+        return 1.0 - self.accept if self.cost is None else self.cost
 
 
 def independent_rows(law: TokenLaw, count: int, rng: np.random.Generator) -> Rows:
@@ -63,13 +71,14 @@ def recorded_rows(traces: Sequence[Rows], count: int, rng: np.random.Generator) 
     picked: list[Rows] = []
     while sum(len(rows.accept) for rows in picked) < count:
         picked += [traces[i] for i in rng.integers(len(traces), size=max(1, count // 64))]
-    accept = np.concatenate([rows.accept for rows in picked])[:count]
-    return Rows(accept, np.concatenate([rows.score for rows in picked])[:count])
+    parts = ("accept", "score", "loss")
+    return Rows(*(np.concatenate([getattr(rows, part) for rows in picked])[:count] for part in parts))
 
 
 def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
     """[num_rounds, 4] of drafted, tokens, tested, loss: rounds one after the other until the rows run out."""
-    accept, score = rows.accept.tolist(), rows.score.tolist()  # plain floats: the loop below is per token
+    # Plain floats: the loop below is per token.
+    accept, score, cost = rows.accept.tolist(), rows.score.tolist(), rows.loss.tolist()
     passes = (rng.random(len(accept)) < rows.accept).tolist()  # one coin per position; only a tested token looks at it
     rounds: list[tuple[int, int, int, float]] = []
     start = 0
@@ -78,7 +87,7 @@ def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
         failed = next((place for place in doubtful if not passes[place]), None)
         end = start + length if failed is None else failed  # first position that no kept drafted token fills
         unseen = set(doubtful)
-        loss = sum(1.0 - accept[place] for place in range(start, end) if place not in unseen)
+        loss = sum(cost[place] for place in range(start, end) if place not in unseen)
         has_own = bool(doubtful)  # a draft with nothing to test ends without a token of the target's
         rounds.append((length, end - start + has_own, len(doubtful), loss))
         start = end + has_own

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprinter.certify.risks import RISKS, losses_of, risk_named, rouge_l
+from sprinter.certify.risks import RISKS, losses_of, risk_named
 from sprinter.errors import ConfigError, DataError
 from sprinter.records import AuditReport, Counters, Generation
 
@@ -41,20 +41,3 @@ def test_unit_and_value_are_inverse(name: str, unit: float) -> None:
 def test_an_unknown_loss_is_refused_with_the_known_ones_named() -> None:
     with pytest.raises(ConfigError, match="tv, atypical, excess, rouge"):
         risk_named("bleu")
-
-
-@pytest.mark.parametrize(
-    ("candidate", "reference", "score"),
-    [
-        ("", "", 1.0),
-        ("a", "", 0.0),
-        # Lin 2004, section 3: the longest common subsequence is "police the gunman" or "police kill": 3 of 4, 2 of 4.
-        ("police kill the gunman", "police killed the gunman", 0.75),
-        ("the gunman kill police", "police killed the gunman", 0.5),
-        ("The CAT, sat!", "the cat sat", 1.0),
-        ("a b c d e f", "a c e", 2 * 3 / 9),
-    ],
-)
-def test_rouge_l_agrees_with_hand_computations(candidate: str, reference: str, score: float) -> None:
-    assert rouge_l(candidate, reference) == pytest.approx(score)
-    assert rouge_l(reference, candidate) == pytest.approx(score)

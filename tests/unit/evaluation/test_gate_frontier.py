@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.compare_default_pair import measured
 from sprinter.errors import ConfigError
 from sprinter.evaluation.frontier import Sweep, Traces, fixed_lengths, frontier
 from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
 from sprinter.evaluation.gates_plot import plot_gates
-from sprinter.evaluation.schedules import budget_table, tuned_lookahead
+from sprinter.evaluation.methods import Bench, decoding_of, parse_specs
+from sprinter.evaluation.schedules import budget_table, tuned
+from sprinter.sampling import Sampling
 from sprinter.theory.planner import parse_costs
 
 COSTS = parse_costs("c=0.1,verifier=0.002")
@@ -40,7 +44,9 @@ def traces() -> Traces:
 def result(traces: Traces) -> dict[str, object]:
     found = frontier(traces, np.random.default_rng(0))
     found["budgets"] = budget_table(traces, "verifier accept", COSTS)
-    found["lookahead"] = tuned_lookahead(traces, "verifier accept", COSTS, (0.05, 0.1))
+    found["tuned"] = tuned(traces, "verifier accept", COSTS, "tv", (0.05, 0.1))
+    for gate in ("verifier accept", "verifier typical"):
+        found["tuned"] += tuned(traces, gate, COSTS, "atypical", (0.02, 0.05))
     return found
 
 
@@ -85,13 +91,60 @@ def test_a_smaller_budget_loses_less_and_never_beats_the_oracle(
     assert losses == sorted(losses)
     for row in result["budgets"]:
         assert row["calls"] >= oracle.calls_at([row["tv"]])[0] - 1e-9
-    for row in result["lookahead"]:
-        assert row["lookahead"]["tv"] <= row["tv"]
+
+
+def test_tuned_settings_stay_within_their_level_of_their_own_loss(result: dict[str, list[dict]]) -> None:
+    rows = {(row["loss"], row["scorer"], row["level"]): row for row in result["tuned"]}
+    assert set(rows) == {
+        *(("tv", "accept", level) for level in (0.05, 0.1)),
+        *(("atypical", scorer, level) for scorer in ("accept", "typical") for level in (0.02, 0.05)),
+    }
+    for (_, _, level), row in rows.items():
+        for method in ("sprinter", "lookahead"):
+            assert row[method]["loss"] <= level
+    # The traces are typical as often as accepted, so one threshold loses as much by either count.
+    assert rows["atypical", "accept", 0.05]["sprinter"]["threshold"] == pytest.approx(
+        rows["tv", "accept", 0.05]["sprinter"]["threshold"], abs=0.1
+    )
+
+
+def test_the_targets_own_atypical_tokens_are_not_held_against_a_gate(traces: Traces) -> None:
+    own = np.full(len(traces.accept), 0.24)
+    lenient = replace(traces, own_atypical=own, typical=np.where(np.arange(len(own)) % 100 < 76, 1.0, 0.0))
+    (row,) = tuned(lenient, "verifier typical", COSTS, "atypical", (0.02,))
+    (strict,) = tuned(replace(lenient, own_atypical=0 * own), "verifier typical", COSTS, "atypical", (0.02,))
+    assert row["sprinter"]["calls_per_token"] < 0.2
+    assert strict["sprinter"] is None or strict["sprinter"]["calls_per_token"] > 0.5
+
+
+def test_the_comparison_at_temperature_1_runs_what_was_tuned(
+    result: dict[str, list[dict]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs = measured({"results": [{**result, "sampling": "T=1"}, {**result, "sampling": "greedy", "tuned": []}]})
+    bench = Bench(None, Sampling(1.0))  # type: ignore[arg-type] - no model is needed to read settings
+    configs = [decoding_of(spec, bench)[0] for spec in parse_specs(",".join(specs))]
+    assert {config.method for config in configs} == {"sprinter", "lookahead"}
+    told = capsys.readouterr().err
+    for loss, level in (("tv", 0.05), ("tv", 0.1), ("atypical", 0.02), ("atypical", 0.05)):
+        rows = [row for row in result["tuned"] if (row["loss"], row["level"]) == (loss, level)]
+        fastest = max(rows, key=lambda row: row["sprinter"]["speedup"])
+        at = fastest["sprinter"]
+        assert any(
+            (config.method, config.scorer, config.max_draft) == ("sprinter", fastest["scorer"], at["max_draft"])
+            and config.threshold == pytest.approx(at["threshold"], abs=1e-4)
+            for config in configs
+        )
+        assert f"sprinter at {loss} {level:g}" in told
+
+
+def test_a_frontier_without_tuned_settings_says_what_to_run() -> None:
+    with pytest.raises(SystemExit, match=r"default_verifier\.py make"):
+        measured({"results": [{"sampling": "T=1"}]})
 
 
 def test_tables_and_plots_come_out(result: dict[str, object], tmp_path: Path) -> None:
     text = "\n".join(frontier_lines(result) + schedule_lines(result) + goal_lines(goals([result], *_GATES)))
-    assert "| oracle |" in text and "AUC for typical" in text
+    assert "| oracle |" in text and "AUC for typical" in text and "| atypical beyond own 0.02 | typical |" in text
     pytest.importorskip("matplotlib")
     for name in ("a.png", "a.svg"):
         plot_gates([result], tmp_path / name)

@@ -11,13 +11,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from benchmarks.benchmark_tables import inserted, lines_of
+from sprinter import rouge
 from sprinter.evaluation import journal
 from sprinter.evaluation.bench import BenchConfig, run_bench
-from sprinter.evaluation.charts import Axis, escape, spread
+from sprinter.evaluation.charts import Axis, escape, short_name, spread
 from sprinter.evaluation.judge import Opinion
 from sprinter.evaluation.report import page, write_outputs
 from sprinter.evaluation.summary import compare, summarise
-from sprinter.evaluation.tables import compare_table, records_csv, terminal_table
+from sprinter.evaluation.tables import compare_table, paper_claim, records_csv, terminal_table
 from tests.support.bench_toys import toy_bench, write_texts
 
 EVIL = '</dd><script>alert("x")</script><img src=http://evil/ onerror=alert(1)>\u202e\x00\ud800'
@@ -87,7 +89,48 @@ def test_the_summary_counts_what_was_recorded(folder):
     assert target["target_calls_per_token"] == 1
     assert target["against"]["target"]["speedup"]["value"] == pytest.approx(1)
     assert target["verdicts"]["log_likelihood"]["verdict"] == "non-inferior"
-    assert target["rouge_target"]["rougeL"] == 1
+    assert target["rouge_target"] == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
+
+
+def test_atypical_tokens_are_shown_beyond_the_targets_own_with_their_interval(folder):
+    results = journal.read(folder)
+    for record in results.of("confidence:0.4").values():
+        record["atypical"], record["own_atypical"] = 0.31, 0.24
+    method = summarise(results)["methods"]["confidence:0.4"]
+    assert method["excess_atypical"] == pytest.approx(0.07)
+    assert method["excess_interval"] == pytest.approx([0.07, 0.07])
+    text = page(summarise(results), results)
+    assert "7.0%<small>7.0% to 7.0%</small>" in text and "beyond<br>the target's own" in text
+    header, *rows = (line.split() for line in terminal_table(summarise(results)).splitlines())
+    assert "7.00%" in next(row for row in rows if row[0] == "confidence:0.4")
+    assert header[header.index("beyond") + 1] == "own"
+
+
+def test_without_rouge_score_the_rest_is_reported_and_the_package_named(folder, monkeypatch):
+    monkeypatch.setattr(rouge, "find_spec", lambda name: None)
+    results = journal.read(folder)
+    summary = summarise(results)
+    assert summary["methods"]["target"]["rouge_target"] == {}
+    assert "rouge_reference" not in summary["methods"]["target"]["verdicts"]
+    assert "pip install" in page(summary, results)
+    assert len({len(line) for line in terminal_table(summary).splitlines()}) == 1
+
+
+def test_the_document_gets_one_row_per_method_between_its_marks(folder):
+    summary = summarise(journal.read(folder))
+    text = inserted("before <!-- measured -->\nold\n<!-- end --> after", lines_of("Toys", summary))
+    assert text.startswith("before ") and text.endswith(" after") and "old" not in text
+    rows = [line for line in text.splitlines() if line.startswith(("| target ", "| exact:2 ", "| confidence:0.4 "))]
+    assert len(rows) == 6  # speed, loss
+    assert inserted(text, lines_of("Toys", summary)) == text
+    for header in ("atypical, beyond the target's own", "the paper's loss"):
+        assert header in text
+
+
+def test_what_the_paper_states_stands_beside_what_answers_to_it():
+    assert paper_claim("sprinter:0.7", "speedup") == "1.64x to 1.7x"
+    assert paper_claim("paper", "flops") == "8.3x"
+    assert paper_claim("exact:2", "speedup") == ""
 
 
 def test_the_target_alone_has_the_same_flops_by_the_paper_but_for_the_prompt(folder):
@@ -136,6 +179,13 @@ def test_the_terminal_table_is_aligned(folder):
     lines = terminal_table(summarise(journal.read(folder))).splitlines()
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_long_name_keeps_within_the_gutter_and_loses_no_setting():
+    name = "lookahead:0.5816+scorer=typical+max_draft=20+lookahead=0.15"
+    assert short_name(name) == "lookahead:0.5816 typical cap 20 h 0.15"
+    assert len(short_name(name)) <= 40
+    assert short_name("sprinter:tv=0.05") == "sprinter:tv=0.05"
 
 
 def test_labels_never_overlap():
