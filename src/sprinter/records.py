@@ -32,6 +32,8 @@ class Law:
         """Probability of `token`; 0.0 outside the support."""
         if self.ids is None:
             return float(self.probs[token]) if token < len(self.probs) else 0.0
+        if len(self.ids) == 1:
+            return float(self.probs[0]) if self.ids[0] == token else 0.0
         place = int(self.ids.searchsorted(token))
         if place < len(self.ids) and self.ids[place] == token:
             return float(self.probs[place])

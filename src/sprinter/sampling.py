@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sprinter.errors import ConfigError
+from sprinter.native import rows
 from sprinter.records import FloatArray, IntArray, Law
 
 
@@ -122,6 +123,8 @@ class Dice:
             return law.token_at(0)
         probs, start = law.probs, 0
         point = self._rng.random()
+        if (place := rows.draw(probs, point)) is not None:
+            return law.token_at(place)
         if len(probs) > _BLOCK:
             # The block first, then the place in it: a running sum over a whole vocabulary costs ten times as much.
             starts = np.arange(0, len(probs), _BLOCK)
@@ -146,6 +149,9 @@ def _invert(weights: FloatArray, point: float) -> tuple[int, float]:
 
 def residual(target_law: Law, draft_law: Law) -> Law:
     """norm((p - q)+), what is drawn from after a rejection. Leviathan et al. 2023, Algorithm 1, arXiv:2211.17192."""
+    left = rows.residual(target_law, draft_law)
+    if left is not None:
+        return Law(left) if len(left) else target_law
     excess = _excess(target_law, draft_law)  # [support of p]
     total = excess.sum(dtype=np.float64)
     # p and q equal up to rounding leave no excess: the rejection itself was a rounding error, and p is the answer.
@@ -177,6 +183,9 @@ def log_softmax(logits: FloatArray) -> FloatArray:
 
 
 def _softmax(logits: FloatArray, temperature: float) -> FloatArray:
+    probs = rows.softmax(logits, temperature)
+    if probs is not None:
+        return probs
     weights: FloatArray = logits - logits.max()
     if temperature != 1:
         weights /= temperature

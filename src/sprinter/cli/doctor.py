@@ -18,11 +18,12 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON ob
 
     Ends with exit code 1 if a part of the default pair is missing or damaged.
     """
+    from sprinter.cache import cache_dir
     from sprinter.provenance import stamp
     from sprinter.zoo import default_pair
 
     report: dict[str, Any] = {"versions": _versions(stamp()), "machine": _machine(stamp())}
-    report["cache"] = str(default_pair.cache_dir())
+    report["cache"] = str(cache_dir())
     report["default pair"] = {
         "target": _state(default_pair.default_target, _target_id),
         "draft": _state(default_pair.default_draft, _target_id),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sprinter.bounds import RunningBound
+from sprinter.native import rows
 from sprinter.records import AuditReport, Draft, FloatArray, Law, Verdict
 from sprinter.sampling import acceptance
 
@@ -71,6 +72,12 @@ class Audit:
 
 def typical_floor(logits: FloatArray) -> float:
     """The logit at or below which a token is atypical: log min(0.09, 0.3 exp(-H)) + logsumexp. `logits` [vocab]."""
+    floor = rows.typical_floor(logits, _LOG_EPSILON, _LOG_DELTA)
+    return _typical_floor(logits) if floor is None else floor
+
+
+def _typical_floor(logits: FloatArray) -> float:
+    """`typical_floor` in numpy."""
     peak = logits.max()
     shifted = logits - peak
     # A banned token's -inf would make 0 * -inf below; e^-100 is as good as nothing. Looking first costs a sixth.
@@ -87,6 +94,8 @@ def mass_below(law: Law, logits: FloatArray, floor: float) -> float:
     """Mass `law` gives to tokens whose logit is at most `floor`."""
     if law.ids is not None and len(law.ids) == 1:
         return float(law.probs[0]) if logits[law.ids[0]] <= floor else 0.0
+    if law.ids is None and (mass := rows.mass_below(law.probs, logits, floor)) is not None:
+        return mass
     own = logits[: len(law.probs)] if law.ids is None else logits[law.ids]
     return float(law.probs @ (own <= floor).astype(law.probs.dtype))
 

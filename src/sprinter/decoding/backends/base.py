@@ -96,7 +96,8 @@ def common_prefix(cached: Sequence[int], tokens: Sequence[int]) -> int:
     """
     limit = min(len(cached), len(tokens))
     # Nearly always the cache is a prefix of the request, and a list comparison settles that in C.
-    if cached[:limit] == tokens[:limit]:
+    # (At most one of the two is copied: this runs for every token, and contexts grow long.)
+    if (cached if limit == len(cached) else cached[:limit]) == (tokens if limit == len(tokens) else tokens[:limit]):
         return limit
     return next(i for i in range(limit) if cached[i] != tokens[i])
 

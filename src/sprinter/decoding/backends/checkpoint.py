@@ -30,8 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sprinter.cache import cache_dir
 from sprinter.errors import BackendError
-from sprinter.zoo.default_pair import cache_dir
 
 DRAFT_FORMAT: Final = 1
 HEAD_TOKENS: Final = "sprinter.head_tokens"

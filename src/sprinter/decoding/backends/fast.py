@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import torch
 from torch import Tensor
 
+from sprinter.cache import cache_dir
 from sprinter.decoding.backends.base import (
     Capabilities,
     ModelInfo,
@@ -29,10 +30,10 @@ from sprinter.decoding.backends.fast_config import Architecture, architecture
 from sprinter.decoding.backends.fast_cuda import CudaRunner
 from sprinter.decoding.backends.fast_runner import TorchRunner
 from sprinter.decoding.backends.fast_weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
-from sprinter.decoding.backends.native import NativeRunner, fits, library
+from sprinter.decoding.backends.native import NativeRunner, fits
 from sprinter.errors import BackendError
+from sprinter.native.library import library
 from sprinter.records import FloatArray, IntArray
-from sprinter.zoo.default_pair import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,23 +1,10 @@
-"""The compiled forward pass: 4- or 8-bit weights, 8-bit activations, AVX2 or AVX512-VNNI. Optional, never needed.
-
-Built once with the user's own C++ compiler and kept in the cache folder; the library itself sees what the processor
-can do, and computes the same bits either way. Where there is no compiler or no AVX2, `library` is None and the fast
-backend computes with torch operations instead.
-"""
+"""Runs a model through the compiled forward pass: 4- or 8-bit weights, 8-bit activations; see `sprinter.native`."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -28,25 +15,7 @@ from sprinter.decoding.backends.fast_config import Architecture
 from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
 from sprinter.records import FloatArray
-from sprinter.zoo.default_pair import cache_dir
 
-_SOURCES: Final = tuple(
-    Path(__file__).with_name(f"native{end}")
-    for end in (".cpp", "_attention.h", "_avx2.h", "_pool.h", "_products.h", "_quantised.h", "_vnni.h")
-)
-_FLAGS: Final = (
-    "-O3",
-    "-std=c++17",
-    "-mavx2",
-    "-mfma",
-    "-mf16c",
-    "-fopenmp-simd",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-)
-_LINK: Final = ("-pthread", "-shared", "-fPIC")
-_NO_VNNI: Final = "-DSPRINTER_AVX2_ONLY"  # for a compiler or assembler that does not know the newer instructions
-_COMPILE_SECONDS: Final = 300
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
 _LINE: Final = 64  # bytes of a cache line and of a wide register
@@ -89,52 +58,6 @@ class _Cache(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("keys", "values", "rotary")),
         ("capacity", ctypes.c_int64),
     )
-
-
-def library() -> Any | None:
-    """The compiled library, built first if need be (about 3 s); None where it cannot be had or `SPRINTER_NATIVE=0`."""
-    return None if os.environ.get("SPRINTER_NATIVE") == "0" else _loaded(cache_dir() / "native")
-
-
-@lru_cache(maxsize=4)
-def _loaded(folder: Path) -> Any | None:
-    # An AVX512 machine runs AVX2 code as well; "DEFAULT" and other processors' names do not.
-    if not sys.platform.startswith("linux") or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        return None
-    try:
-        loaded = ctypes.CDLL(str(_built(folder)))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    loaded.sprinter_forward.argtypes = [pointer] * 3 + [number] * 3 + [pointer] * 2 + [ctypes.c_int]
-    loaded.sprinter_forward.restype = ctypes.c_bool
-    loaded.sprinter_multiply.argtypes = [pointer] * 2 + [number, pointer, ctypes.c_int]
-    loaded.sprinter_multiply.restype = None
-    loaded.sprinter_use_level.argtypes = [ctypes.c_int]
-    loaded.sprinter_use_level.restype = ctypes.c_bool
-    return loaded
-
-
-def _built(folder: Path) -> Path:
-    """The library file, named after its source and flags; OSError or SubprocessError when it cannot be built."""
-    recipe = [*(source.read_bytes() for source in _SOURCES), " ".join((*_FLAGS, *_LINK)).encode()]
-    digest = hashlib.sha256(b"".join(recipe)).hexdigest()
-    path = folder / f"sprinter-{digest[:20]}.so"
-    if path.is_file():
-        return path
-    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise OSError("no C++ compiler")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as beside:
-        built = Path(beside) / path.name
-        command = [compiler, *_FLAGS, *_LINK, str(_SOURCES[0]), "-o", str(built)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
-        except subprocess.CalledProcessError:
-            subprocess.run([*command, _NO_VNNI], check=True, capture_output=True, timeout=_COMPILE_SECONDS)
-        built.replace(path)
-    return path
 
 
 def fits(arch: Architecture) -> bool:

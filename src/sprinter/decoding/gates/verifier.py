@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from sprinter.decoding.gates.compiled import compiled_score
 from sprinter.decoding.gates.features import VECTORS, needs_of, vector
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.records import Draft, FloatArray
@@ -63,6 +64,9 @@ class Verifier:
         self._split = _Split(record.features, layers[0]) if hidden and "embedding" in record.features else None
         self._knots = None if curve is None else np.asarray(curve["knots"], float)
         self._values = None if curve is None else np.asarray(curve["values"], float)
+        scoring = [*hidden, (last_weight[row : row + 1], last_bias[row : row + 1])]
+        curve_points = None if self._knots is None or self._values is None else (self._knots, self._values)
+        self._compiled = compiled_score(record.features, scoring, curve_points)
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +75,8 @@ class Verifier:
         return hashlib.sha256(f"{self.record.weights_sha256} {curves}".encode()).hexdigest()
 
     def score(self, draft: Draft) -> float:
+        if self._compiled is not None and (score := self._compiled.score(draft)) is not None:
+            return score
         if self._split is None:
             return self.score_vector(vector(self.record.features, draft))
         return self._finish(np.maximum(self._split.first(draft), 0), self._layers[1:])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sprinter.decoding.backends import native
 from sprinter.decoding.backends.checkpoint import DraftInfo, open_checkpoint, write_draft
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_config import supports
 from sprinter.errors import BackendError, ConfigError
+from sprinter.native import library as native
 
 VOCAB, HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 96, 64, 96, 2, 4, 2, 16
 CONFIG: dict[str, Any] = {

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sprinter.decoding.backends import native
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_weights import native_parts
+from sprinter.decoding.backends.native import matrix
 from sprinter.decoding.backends.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
 from sprinter.errors import BackendError
+from sprinter.native import library as native
 from tests.unit.decoding.backends.test_fast import CONFIG, TOKENS, VOCAB, random_tensors, write_model
 
 
@@ -47,7 +48,7 @@ def multiply(
 
 
 def product(tensors: dict[str, torch.Tensor], weight: torch.Tensor, x: torch.Tensor, threads: int = 1) -> torch.Tensor:
-    view = native.matrix(tensors, "w", *weight.shape)
+    view = matrix(tensors, "w", *weight.shape)
     y = torch.full((len(x), len(weight)), torch.nan)
     native.library().sprinter_multiply(native.ctypes.byref(view), x.data_ptr(), len(x), y.data_ptr(), threads)
     return y

@@ -13,6 +13,8 @@
 #include "native_attention.h"
 #include "native_pool.h"
 #include "native_products.h"
+#include "native_rows.h"
+#include "native_score.h"
 
 namespace {
 
@@ -243,5 +245,42 @@ bool sprinter_forward(const Model* model, const Cache* cache, const int64_t* ids
     std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
     multiply(m.head, s.q_hidden, num_last, logits, false);
     return all_finite(logits, num_last, m.head.rows);
+}
+
+// log min(epsilon, delta exp(-H)) + logsumexp of logits [width], with the logarithms of epsilon and delta.
+double sprinter_typical_floor(const float* logits, int64_t width, double log_epsilon, double log_delta) {
+    const float peak = peaks_of(logits, width).first;
+    const Moments found = moments_of(logits, width, peak);
+    return peak + found.log_total + std::min(log_epsilon, log_delta - found.entropy);
+}
+
+double sprinter_mass_below(const float* probs, const float* logits, int64_t width, float floor) {
+    return mass_below(probs, logits, width, floor);
+}
+
+void sprinter_softmax(const float* logits, int64_t width, float temperature, float* probs) {
+    soften(logits, width, temperature, probs);
+}
+
+int64_t sprinter_draw(const float* probs, int64_t width, double point) { return draw(probs, width, point); }
+
+bool sprinter_residual(const float* p, int64_t width, const float* q, const int64_t* ids, int64_t count, float* y) {
+    return remains(p, width, q, ids, count, y);
+}
+
+// y = W x + b.
+void sprinter_dense(const Dense* layer, const float* x, float* y) { dense(*layer, x, layer->bias, y); }
+
+double sprinter_score(const Scorer* scorer, const float* logits, const float* probs, const int64_t* ids,
+                      const float* hidden, const float* known, int64_t width, int64_t token, int64_t place_in_draft,
+                      double chance, double previous, int64_t echo_same, int64_t echo_other) {
+    return score(*scorer, {logits, probs, ids, hidden, known, width, token, place_in_draft, chance, previous,
+                           static_cast<double>(echo_same), static_cast<double>(echo_other)});
+}
+
+// The scalar features alone, to [9]; for tests.
+void sprinter_describe(const float* logits, const int64_t* ids, int64_t width, int64_t token, int64_t place_in_draft,
+                       double chance, double previous, float* to) {
+    describe({logits, nullptr, ids, nullptr, nullptr, width, token, place_in_draft, chance, previous, 0.0, 0.0}, to);
 }
 }
