@@ -104,6 +104,11 @@ def usual_lookahead(draft_share: float, growth: float, max_draft: int = 20) -> t
     >>> usual_lookahead(0.14, 0.1)
     (0.57, 20)
     """
+    return lookahead_at(usual_costs(draft_share, growth), max_draft)
+
+
+def lookahead_at(costs: Costs, max_draft: int = 20) -> tuple[float, int]:
+    """(bound, cap) for a usual draft and verifier at these costs; the bound has two digits."""
     law = binormal_law(_USUAL_ALPHA, _USUAL_AUC, cells=120)
-    tuned = tune_lookahead(law, _USUAL_THRESHOLD, usual_costs(draft_share, growth), max_draft)
+    tuned = tune_lookahead(law, _USUAL_THRESHOLD, costs, max_draft)
     return round(tuned.lookahead, 2), tuned.cap
