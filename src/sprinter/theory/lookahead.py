@@ -1,4 +1,4 @@
-"""How far to draft past a doubt: the bound h and the cap that the cost model asks for (docs/theory.md, section 7)."""
+"""How far to draft past a doubt: the bound h and the cap that the cost model asks for (docs/theory.md, section 9)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def survival_bound(step_s: float, pass_prob: float, token_s: float) -> float:
 
     `step_s`: what one more drafted token costs, the drafter's step, the verifier's word and its share of the wider
     target call. `pass_prob`: w = (1 - kappa) + kappa rho, the chance that it does not fail a test. `token_s`: t, the
-    seconds per token of the policy itself, so that h and t are found together. Source: docs/theory.md, section 7.
+    seconds per token of the policy itself, so that h and t are found together. Source: docs/theory.md, section 9.
 
     >>> survival_bound(0.25, 0.5, 1.0)
     0.5
