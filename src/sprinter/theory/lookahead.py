@@ -102,7 +102,7 @@ def usual_lookahead(draft_share: float, growth: float, max_draft: int = 20) -> t
     """(bound, cap) for a pair nobody has timed, the same on every machine; the bound has two digits.
 
     >>> usual_lookahead(0.14, 0.1)
-    (0.57, 20)
+    (0.58, 20)
     """
     return lookahead_at(usual_costs(draft_share, growth), max_draft)
 
