@@ -39,7 +39,7 @@ class Stream:
         self._run = engine.start(ids, settings.max_new_tokens, dice, self._audit)
         self._text = TextStream(tokenizer.fast, ids, settings.stop)
         gate = engine.gate
-        self._threshold = gate.threshold if isinstance(gate, ThresholdGate) else None
+        self._gate = gate if isinstance(gate, ThresholdGate) else None
         self._tokens: list[Token] = []
         self._generation: Generation | None = None
         # One iterator for the stream's whole life: a second loop goes on where the first stopped, inside a round too.
@@ -64,7 +64,7 @@ class Stream:
             prompt=self._prompt,
             text="".join(t.text for t in self._tokens),
             method=self._config.decoding.method,
-            threshold=self._threshold,
+            threshold=None if self._gate is None else self._gate.threshold,
             tokens=tuple(self._tokens),
             finish_reason="stop" if self._text.stopped else self._run.finish_reason or "length",
             num_prompt_tokens=self._num_prompt_tokens,
@@ -72,6 +72,8 @@ class Stream:
             first_token_s=first,
             counters=self._run.counters,
             audit=self._audit.report(len(self._tokens)),
+            lookahead=None if self._gate is None else self._gate.lookahead,
+            max_draft=None if self._gate is None else self._gate.max_draft,
         )
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sprinter.config import DEFAULT_LOOKAHEAD, PAPER_THRESHOLD, DecodingConfig, ModelConfig
-from sprinter.decoding.backends.base import Capabilities, LanguageModel
+from sprinter.config import PAPER_THRESHOLD, DecodingConfig, ModelConfig
+from sprinter.decoding.backends.base import Capabilities, LanguageModel, ModelInfo
 from sprinter.decoding.backends.checkpoint import open_checkpoint
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_config import objection
@@ -28,6 +29,7 @@ from sprinter.decoding.rules.greedy import GreedyRule
 from sprinter.decoding.rules.vouched import VouchedRule
 from sprinter.errors import BackendError, CapabilityError, ConfigError
 from sprinter.sampling import Sampling
+from sprinter.theory.lookahead import usual_lookahead
 from sprinter.zoo import default_pair
 
 UNTRAINED: dict[str, type[Confidence] | type[Certainty] | type[Margin]] = {
@@ -37,6 +39,7 @@ UNTRAINED: dict[str, type[Confidence] | type[Certainty] | type[Margin]] = {
 }
 DEFAULT_DRAFT_LENGTH = 4
 UNTRAINED_THRESHOLD = 0.5
+FAST_CPU_GROWTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,17 +114,49 @@ def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
         return OpenGate()
     if config.method == "exact":
         return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
+    config = settle(pair, config)
     scorer, threshold = _scorer(pair, config)
     if config.budget is not None:
         return BudgetGate(scorer, config.budget, config.draft_cap)
-    ahead = DEFAULT_LOOKAHEAD if config.lookahead is None else config.lookahead
     return ThresholdGate(
         scorer,
         threshold=math.inf if config.method == "lossless" else threshold,
-        lookahead=1.0 if config.method == "sprinter" else ahead,
+        lookahead=1.0 if config.lookahead is None else config.lookahead,
         max_draft=config.draft_cap,
         test_last=config.preset == "paper",
+        survivor=_survivor(config, scorer, pair),
     )
+
+
+def settle(pair: Pair, config: DecodingConfig) -> DecodingConfig:
+    """`config` with the lookahead and the cap that the cost model gives this pair, where the user has set none.
+
+    From weight bytes, backend and device alone, never from a clock: the same command decides alike every time. Loads
+    the pair.
+    """
+    if not config.drafts_past_doubt or (config.lookahead is not None and config.max_draft is not None):
+        return config
+    target, draft = pair.target.info, pair.draft.info
+    bound, cap = usual_lookahead(draft.bytes_per_step / target.bytes_per_step, width_growth(target))
+    return dataclasses.replace(
+        config,
+        lookahead=bound if config.lookahead is None else config.lookahead,
+        max_draft=cap if config.max_draft is None else config.max_draft,
+    )
+
+
+def width_growth(target: ModelInfo) -> float:
+    """What a further token adds to a target forward of one token, as a share of it; measured in docs/fast.md."""
+    # A GPU, or transformers on a CPU, takes about as long for 20 tokens as for one.
+    return FAST_CPU_GROWTH if target.backend.startswith("fast") and target.device == "cpu" else 0.0
+
+
+def _survivor(config: DecodingConfig, scorer: Scorer, pair: Pair) -> Scorer | None:
+    """Who says whether an unvouched token will pass, where the scorer predicts something else."""
+    if not config.survival or not isinstance(scorer, Verifier):
+        return None
+    predicts = {"accept", "accept_hard"} & set(scorer.record.outputs)
+    return pair.verifier(config.survival) if predicts else None
 
 
 def _scorer(pair: Pair, config: DecodingConfig) -> tuple[Scorer, float]:

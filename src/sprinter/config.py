@@ -22,7 +22,6 @@ AuditMode = Literal["free", "close"]
 UNTRAINED_SCORERS = ("confidence", "certainty", "margin")
 PAPER_THRESHOLD = 0.5
 PAPER_MAX_DRAFT = 20
-DEFAULT_LOOKAHEAD = 0.3
 
 
 def setting(default: Any, text: str) -> Any:
@@ -56,7 +55,9 @@ class DecodingConfig:
     preset: Preset = setting("default", "'paper': threshold 0.5, at most 20 drafted tokens, the last one tested.")
     scorer: ScorerName = setting("accept", "What vouches: the verifier's accept or typical output, or confidence.")
     threshold: float | None = setting(None, "Vouch for a token whose score reaches this; default: the verifier's own.")
-    lookahead: float | None = setting(None, "Draft past doubtful tokens while the chance all survive exceeds this.")
+    lookahead: float | None = setting(
+        None, "Draft past doubtful tokens while the chance all survive exceeds this; default: by the cost model."
+    )
     max_draft: int | None = setting(None, "Most tokens drafted before the target is called (default 20; 0: no limit).")
     budget: float | None = setting(None, "Vouch while the predicted risk stays within this many tokens per 100.")
     draft_length: int | None = setting(None, "Tokens per round of the exact method (default 4).")
@@ -104,6 +105,15 @@ class DecodingConfig:
         if self.max_draft is None:
             return PAPER_MAX_DRAFT
         return self.max_draft or None
+
+    @property
+    def drafts_past_doubt(self) -> bool:
+        return self.method in ("lossless", "lookahead")
+
+    @property
+    def survival(self) -> str:
+        """Whose word counts on whether an unvouched token will pass, where it is not the scorer's; else ""."""
+        return survival_by(self.method, self.scorer)
 
     @property
     def uses_scorer(self) -> bool:
@@ -184,6 +194,11 @@ def from_mapping(part: type[T], values: Mapping[str, Any], source: str) -> T:
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}; known are {', '.join(known)}")
     return part(**{key: _typed(str(known[key].type), value, f"{source}: {key}") for key, value in values.items()})
+
+
+def survival_by(method: str, scorer: str) -> str:
+    """'accept' where a method drafts past doubts that a score of something else than acceptance has raised, else ''."""
+    return "accept" if method in ("lossless", "lookahead") and scorer in ("typical", "overlap") else ""
 
 
 def _typed(annotation: str, value: Any, where: str) -> Any:

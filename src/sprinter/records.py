@@ -178,6 +178,8 @@ class Generation:
     first_token_s: float | None
     counters: Counters
     audit: AuditReport | None
+    lookahead: float | None = None  # the gate's bound and cap; None for a method without
+    max_draft: int | None = None
 
     @property
     def num_tokens(self) -> int:

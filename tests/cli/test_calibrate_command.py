@@ -18,11 +18,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sprinter import Sprinter, rouge
+from sprinter.alone import hold
+from sprinter.build import settle
 from sprinter.certify.certificate import Certificate
 from sprinter.certify.choose import Wish
 from sprinter.certify.guard import Guard
 from sprinter.cli.main import main
-from sprinter.config import make_config
+from sprinter.config import DecodingConfig, make_config
 from sprinter.errors import CertificateWarning, ConfigError
 
 WORDS = [f"w{n}" for n in range(47)]
@@ -226,6 +228,40 @@ def test_a_killed_calibration_goes_on_and_ends_the_same(place: Path, run) -> Non
     kept = before[: before.rfind(b"\n") + 1]
     assert journal.read_bytes().startswith(kept) and kept.count(b"\n") > 20
     assert Certificate.load(place / "killed.json").grid == Certificate.load(place / "c.json").grid
+
+
+def test_a_lookahead_certificate_binds_the_bound_and_cap_of_the_cost_model(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run(*calibrate(place, "ahead.json", "--max-tv", 0.6, "--method", "lookahead"))
+    assert code == 0, err
+    setting = Certificate.load(place / "ahead.json").setting
+    pair = Sprinter.from_pretrained(place / "target", place / "draft", backend="hf").pair
+    settled = settle(pair, DecodingConfig(method="lookahead", scorer="confidence"))
+    assert (setting.lookahead, setting.max_draft) == (settled.lookahead, settled.max_draft)
+    by = ["generate", "w1 w2 w3", "--json", "-n", 8, "--method", "lookahead"]
+    by_certificate = [*by, "--certificate", place / "ahead.json", "--max-tv", 0.6]
+    told = json.loads(run(*by_certificate)[1])
+    assert (told["lookahead"], told["max_draft"]) == (setting.lookahead, setting.max_draft)
+    # Without a certificate the same; the user's own word goes before, and no certificate was made for it.
+    assert json.loads(run(*by)[1])["lookahead"] == setting.lookahead
+    own = json.loads(run(*by, "--lookahead", 0.05, "--max-draft", 3)[1])
+    assert (own["lookahead"], own["max_draft"]) == (0.05, 3)
+    assert (
+        "drafted past doubts while the chance that all survive exceeds 0.05, at most 3"
+        in run(*[part for part in by if part != "--json"], "--lookahead", 0.05, "--max-draft", 3)[2]
+    )
+    code, _, err = run(*by_certificate, "--lookahead", 0.05)
+    assert (code, "lookahead is 0.05, certified" in err) == (2, True), err
+
+
+def test_a_journal_in_use_is_one_line(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    assert run(*calibrate(place, "busy.json", *LEVELS))[0] == 0
+    (place / "busy.json").unlink()
+    with (place / "busy.journal.jsonl").open("rb") as file:
+        hold(file.fileno(), place / "busy.journal.jsonl")
+        code, out, err = run(*calibrate(place, "busy.json", *LEVELS))
+    assert (code, out) == (2, "")
+    assert err.startswith("sprinter: ") and err.count("\n") == 1 and "another process: wait until" in err, err
+    assert run(*calibrate(place, "busy.json", *LEVELS))[0] == 0
 
 
 def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

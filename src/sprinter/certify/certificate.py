@@ -40,6 +40,8 @@ class Setting:
     max_draft: int  # 0: no limit
     lookahead: float
     sampling: dict[str, float | int | list[int]]
+    # Whose word a lookahead takes on survival where it is not the scorer's. Files older than this field lack it.
+    survival: str = ""
 
     def mismatches(self, other: Setting) -> list[str]:
         """One phrase per field in which `other` differs."""
@@ -244,13 +246,16 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise CertificateError(f"{where} is {_printable(value)}, not an object")
     hints = typing.get_type_hints(kind)
+    needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
     for problem, keys in (
-        ("misses", hints.keys() - value.keys()),
+        ("misses", needed - value.keys()),
         ("has the unknown key", value.keys() - hints.keys()),
     ):
         if keys:
             raise CertificateError(f"{where} {problem} {_printable(min(keys))}")
-    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    return kind(
+        **{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value}
+    )
 
 
 def _printable(value: object) -> str:

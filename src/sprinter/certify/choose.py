@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sprinter.build import Pair
+from sprinter.build import Pair, settle
 from sprinter.certify.certificate import Certificate, Setting
 from sprinter.certify.guard import Action, Watch
-from sprinter.config import DEFAULT_LOOKAHEAD, Config, DecodingConfig
+from sprinter.config import Config, DecodingConfig, survival_by
 from sprinter.errors import CertificateError, ConfigError
 from sprinter.sampling import Sampling
 
@@ -124,7 +124,7 @@ def setting_of(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Settin
     if config.budget is not None:
         raise ConfigError("a budget moves the threshold from token to token, so there is none to certify: leave it out")
     target, draft = pair.target.info, pair.draft.info
-    ahead = DEFAULT_LOOKAHEAD if config.lookahead is None else config.lookahead
+    config = settle(pair, config)
     return Setting(
         target=target.fingerprint,
         target_backend=target.backend,
@@ -137,8 +137,9 @@ def setting_of(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Settin
         method=config.method,
         preset=config.preset,
         max_draft=config.draft_cap or 0,
-        lookahead=1.0 if config.method == "sprinter" else ahead,
+        lookahead=1.0 if config.lookahead is None else config.lookahead,
         sampling=_plain(sampling),
+        survival=config.survival,
     )
 
 
@@ -179,6 +180,8 @@ def choose(
     for path, certificate in found:
         own = {name: getattr(certificate.setting, name) for name in OPEN_SETTINGS if name not in given}
         adapted = dataclasses.replace(setting, **own)
+        # It follows from the scorer, which may be the certificate's by now.
+        adapted = dataclasses.replace(adapted, survival=survival_by(adapted.method, adapted.scorer))
         try:
             certificate.require_match(adapted)
             threshold = certificate.threshold_for(wanted, confidence)

@@ -18,7 +18,7 @@ _SHARES = (0.6, 0.85, 1.05)
 # A threshold that saves less than this share of the calls of the one before it is not worth its prompts.
 _LEAST_SAVING = 0.03
 # What may differ between a pilot and a calibration: these shift the losses of a threshold, not what its scores mean.
-_FREE = ("method", "lookahead", "max_draft", "preset")
+_FREE = ("method", "lookahead", "max_draft", "preset", "survival")
 
 
 def grid_from_pilot(pilot: Certificate, aims: Sequence[Aim], num_prompts: int, alpha: float) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sprinter.alone import hold
 from sprinter.errors import DataError
 
 _FORMAT = 1
@@ -29,7 +30,7 @@ class Journal:
     """An append-only JSONL file: a header naming the run, then one measurement a line.
 
     A last line cut short by a crash is dropped; any other damage is a DataError, since a lost line in the middle
-    would silently be measured again.
+    would silently be measured again. One process at a time: DataError where another is writing it.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
@@ -38,7 +39,19 @@ class Journal:
         self._known: dict[tuple[float, int], Measurement] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         header = {"journal": _FORMAT, **json.loads(json.dumps(run))}
-        raw = path.read_bytes() if path.exists() else b""
+        # Nothing may wait in a buffer: after a failed write it would be written once more by the next, or at the end.
+        self._file: FileIO = path.open("ab", buffering=0)
+        try:
+            hold(self._file.fileno(), path)
+            self._resume(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _resume(self, header: Mapping[str, Any]) -> None:
+        """Take up what the file holds; begin it if that is nothing."""
+        path = self._path
+        raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if whole:
             self._read(self._text(whole).splitlines(), header)
@@ -48,8 +61,6 @@ class Journal:
             # Only now is it sure that the file is ours to cut.
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        # Nothing may wait in a buffer: after a failed write it would be written once more by the next, or at the end.
-        self._file: FileIO = path.open("ab", buffering=0)
         if not whole:
             self._append(header)
 

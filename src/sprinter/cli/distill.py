@@ -42,6 +42,12 @@ def distill(
     kl_weight: Annotated[float, typer.Option(help="Weight of KL(target || draft).")] = 1.0,
     tv_weight: Annotated[float, typer.Option(help="Weight of the total variation distance.")] = 1.0,
     feature_weight: Annotated[float, typer.Option(help="Weight of the hidden-state loss.")] = 0.3,
+    judge_prompt: Annotated[
+        bool, typer.Option(help="Learn from the prompts' tokens too, which the target reads anyway.")
+    ] = True,
+    precision: Annotated[
+        str, typer.Option(help="Of matrix products: float32, bfloat16, or auto (bfloat16 where it is fast).")
+    ] = "auto",
     int4_group: Annotated[int, typer.Option(help="Train through 4-bit rounding in groups of this size; 0: no.")] = 0,
     work: Annotated[Path | None, typer.Option(help="Folder for intermediate results. Default: OUT.work.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -76,6 +82,7 @@ def distill(
         kl_weight=kl_weight,
         tv_weight=tv_weight,
         feature_weight=feature_weight,
+        precision=precision,
         int4_group=int4_group,
         seed=seed,
     )
@@ -85,6 +92,7 @@ def distill(
         init=None if init is None else str(init),
         head_tokens=head_tokens or None,
         new_tokens=new_tokens,
+        judge_prompt=judge_prompt,
         max_entries=max_entries,
         seed=seed,
         train=train,

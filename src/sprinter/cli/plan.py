@@ -167,7 +167,7 @@ def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
     from dataclasses import asdict
 
     from sprinter.build import locate_verifier
-    from sprinter.config import make_config
+    from sprinter.config import make_config, survival_by
     from sprinter.decoding.gates.verifier import load_verifier
     from sprinter.evaluation.collected import read_collected
     from sprinter.training.fit import transform_name
@@ -176,7 +176,10 @@ def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
     scorer = config.decoding.scorer
     uses_verifier = config.decoding.uses_verifier
     verifier = load_verifier(locate_verifier(config.models), scorer) if uses_verifier else None
-    return read_collected(data, scorer, verifier, transform_name(asdict(config.generation.sampling)))
+    survivor = None
+    if verifier is not None and survival_by("lookahead", scorer) and "accept" in verifier.record.outputs:
+        survivor = load_verifier(locate_verifier(config.models))
+    return read_collected(data, scorer, verifier, transform_name(asdict(config.generation.sampling)), survivor)
 
 
 def _measure(

@@ -67,6 +67,9 @@ def statistics(generation: Generation) -> str:
         f"{counters.target_calls} target calls, {counters.draft_steps} draft steps; "
         f"{generation.unshown_share:.0%} of the tokens were final before the target saw them",
     ]
+    if generation.method in ("lossless", "lookahead") and generation.lookahead is not None:
+        cap = "without a cap" if generation.max_draft is None else f"at most {generation.max_draft} tokens"
+        lines.append(f"drafted past doubts while the chance that all survive exceeds {generation.lookahead:g}, {cap}")
     if generation.audit is not None and generation.audit.tokens_audited:
         lines.append(_audit_line(generation.audit))
     return "\n".join(lines)
@@ -90,6 +93,8 @@ def as_json(generation: Generation, certified: dict[str, Any] | None = None, inf
         "method": generation.method,
         # JSON has no infinity: null says that nobody was vouched for, or that there is no threshold.
         "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
+        "lookahead": generation.lookahead,
+        "max_draft": generation.max_draft,
         "num_tokens": generation.num_tokens,
         "seconds": generation.seconds,
         "tokens_per_s": generation.tokens_per_s,

@@ -8,6 +8,7 @@ from typing import Any
 
 from sprinter.theory.candidates import Outcome
 from sprinter.theory.costs import Costs
+from sprinter.theory.lookahead import lookahead_at
 from sprinter.theory.planner import Interval, Plan
 
 _SHOWN_POINTS = 12
@@ -22,6 +23,7 @@ def as_text(plan: Plan, costs: Costs, source: str) -> str:
         f"{costs.verifier_s / costs.target_s(1):.4f}",
         f"          acceptance {plan.alpha:.3f}; AUC of the verifier {auc}",
         *_reading(costs),
+        f"          at these costs a lookahead pays at the bound and cap of {' '.join(_lookahead_flags(costs))}",
         f"allowed:  a mean one-step total variation of {plan.max_tv:g} per token",
         "",
         f"{'speed-up':>8}  {'loss':>6}  {'calls/token':>11}  setting",
@@ -47,6 +49,11 @@ def _reading(costs: Costs) -> list[str]:
         return []
     target, draft = costs.target_prompt_s / costs.alone_s, costs.draft_prompt_s / costs.alone_s
     return [f"          reading a prompt takes as long as {target:.1f} tokens of the target; the draft's, {draft:.1f}"]
+
+
+def _lookahead_flags(costs: Costs) -> list[str]:
+    bound, cap = lookahead_at(costs)
+    return [f"--lookahead {bound:g}", f"--max-draft {cap}"]
 
 
 def _row(outcome: Outcome) -> str:
@@ -76,6 +83,7 @@ def as_json(plan: Plan, costs: Costs, source: str) -> str:
         "target_prompt_s": costs.target_prompt_s,
         "draft_prompt_s": costs.draft_prompt_s,
         "target_s": {str(w): s for w, s in zip(costs.target_s.widths, costs.target_s.seconds, strict=True)},
+        "lookahead": dict(zip(("bound", "cap"), lookahead_at(costs), strict=True)),
         "best": _outcome(plan.best),
         "flags": plan.best.candidate.flags(),
         "speedup_interval": _interval(plan.interval),

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from sprinter.alone import alone
 from sprinter.decoding.text import TextStream
 from sprinter.errors import ConfigError, DataError
 from sprinter.evaluation import journal
@@ -63,9 +64,16 @@ def run_bench(
 ) -> None:
     """Run a comparison, or what is left of one, into `folder`. What is done stays on record if it is interrupted.
 
-    Raises ConfigError, DataError, BackendError or CertificateError before the first run; a run that fails later
-    becomes a failure record.
+    One process at a time. Raises ConfigError, DataError, BackendError or CertificateError before the first run; a run
+    that fails later becomes a failure record.
     """
+    with alone(folder):
+        _compare(config, bench, folder, resume, on_step)
+
+
+def _compare(
+    config: BenchConfig, bench: Bench, folder: Path, resume: bool, on_step: Callable[[Step], None] | None
+) -> None:
     specs = parse_specs(config.methods)
     bench = dataclasses.replace(bench, max_new_tokens=config.max_new_tokens)
     asked = _asked(config, bench)

@@ -16,13 +16,20 @@ from sprinter.training.rows import load_rows
 # What the command line calls the draft's own scores, and what the frontier does.
 _UNTRAINED = {"confidence": "confidence", "certainty": "entropy", "margin": "margin"}
 
+_SURVIVOR = "survival"
 
-def read_collected(folder: Path, scorer: str, verifier: Verifier | None, transform: str) -> list[Rows]:
+
+def read_collected(
+    folder: Path, scorer: str, verifier: Verifier | None, transform: str, survivor: Verifier | None = None
+) -> list[Rows]:
     """The rows of a collection under one sampling transform, scored by `verifier` or an untrained scorer.
 
-    Raises DataError for a damaged collection, a verifier of another pair, or a transform that was not collected.
+    `survivor` predicts acceptance where `verifier` predicts something else. Raises DataError for a damaged collection,
+    a verifier of another pair, or a transform that was not collected.
     """
     verifiers = {} if verifier is None else {scorer: verifier}
+    if survivor is not None:
+        verifiers[_SURVIVOR] = survivor
     return replayable(traces_of(load_rows([folder]), verifiers), _UNTRAINED.get(scorer, scorer), transform)
 
 
@@ -38,4 +45,7 @@ def replayable(collected: Sequence[Traces], gate: str, transform: str) -> list[R
     # Half-precision inputs can carry a label a hair beyond 1.
     accept = np.split(np.clip(chosen.accept, 0.0, 1.0), ends)
     score = np.split(np.clip(chosen.scores[gate], 0.0, 1.0), ends)
-    return [Rows(a, f) for a, f in zip(accept, score, strict=True)]
+    if _SURVIVOR not in chosen.scores:
+        return [Rows(a, f) for a, f in zip(accept, score, strict=True)]
+    survival = np.split(np.clip(chosen.scores[_SURVIVOR], 0.0, 1.0), ends)
+    return [Rows(*columns) for columns in zip(accept, score, survival, strict=True)]

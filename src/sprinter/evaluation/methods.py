@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sprinter.build import Pair, build_engine
+from sprinter.build import Pair, build_engine, settle
 from sprinter.config import DecodingConfig, from_mapping
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
@@ -152,6 +152,7 @@ def make_method(spec: Spec, bench: Bench) -> Method:
 
 def _own(spec: Spec, bench: Bench) -> Method:
     config, told = decoding_of(spec, bench)
+    config = settle(bench.pair, config)
     engine = build_engine(bench.pair, config, bench.sampling)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     exact = config.method in ("target", "exact", "lossless")

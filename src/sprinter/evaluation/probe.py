@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Parts:
     scorer: Scorer
     sampling: Sampling
     limits: Limits
+    survivor: Scorer | None = None  # says how likely a token is to pass, where the scorer predicts something else
 
 
 def open_parts(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Parts:
@@ -39,14 +41,20 @@ def open_parts(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Parts:
     assert isinstance(gate, ThresholdGate), "only methods with a scorer are probed"
     require_capabilities(pair.draft, gate.needs)
     limits = pair.limits(with_draft=True)
-    return Parts(pair.target, ModelDrafter(pair.draft, sampling, limits.vocab_size), gate.scorer, sampling, limits)
+    drafter = ModelDrafter(pair.draft, sampling, limits.vocab_size)
+    # Not every method asks for survival; a plan compares them all.
+    past_doubt = build_gate(pair, dataclasses.replace(config, method="lookahead", lookahead=1.0, max_draft=20))
+    assert isinstance(past_doubt, ThresholdGate)
+    return Parts(pair.target, drafter, gate.scorer, sampling, limits, past_doubt.survivor)
 
 
 class _ScoreAll:
     """Scores every drafted token and vouches for none; always the same length."""
 
-    def __init__(self, scorer: Scorer, length: int) -> None:
+    def __init__(self, scorer: Scorer, survivor: Scorer | None, length: int) -> None:
         self.scorer = scorer
+        self.survivor = survivor
+        self.survival: list[float] = []  # of the present draft's tokens
         self.length = length
 
     @property
@@ -54,7 +62,11 @@ class _ScoreAll:
         return self.scorer.needs
 
     def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        return self.scorer.score(draft), False
+        score = self.scorer.score(draft)
+        if len(draft) == 1:
+            self.survival.clear()
+        self.survival.append(score if self.survivor is None else self.survivor.score(draft))
+        return score, False
 
     def keep_drafting(self, draft: Draft) -> bool:
         return len(draft) < self.length
@@ -63,9 +75,11 @@ class _ScoreAll:
 class _Recorder:
     """Exact acceptance without a bonus token, noting (a, f) of every token up to the first failure."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: _ScoreAll) -> None:
+        self._gate = gate
         self.accept: list[float] = []
         self.score: list[float] = []
+        self.survival: list[float] = []
 
     def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
         for place, token in enumerate(draft.tokens):
@@ -73,6 +87,7 @@ class _Recorder:
             chance = acceptance(token, target_laws[place], draft_law)
             self.accept.append(chance)
             self.score.append(float(draft.scores[place] or 0.0))
+            self.survival.append(self._gate.survival[place])
             if not dice.accept(chance):
                 return Verdict(place, dice.draw(residual(target_laws[place], draft_law)), "resampled")
         # No bonus: it would fill a place nobody drafted for, and leave it without a row.
@@ -89,12 +104,13 @@ def probe_rows(
     """
     traces = []
     for prompt in prompts:
-        recorder = _Recorder()
-        gate = _ScoreAll(parts.scorer, draft)
+        gate = _ScoreAll(parts.scorer, parts.survivor, draft)
+        recorder = _Recorder(gate)
         engine = Engine(parts.target, parts.drafter, gate, recorder, parts.sampling, parts.limits)
         for _ in engine.start(prompt, num_tokens, dice, Audit()):
             pass
-        traces.append(Rows(np.array(recorder.accept), np.clip(recorder.score, 0.0, 1.0)))
+        survival = None if parts.survivor is None else np.clip(recorder.survival, 0.0, 1.0)
+        traces.append(Rows(np.array(recorder.accept), np.clip(recorder.score, 0.0, 1.0), survival))
     if not traces:
         raise DataError("a probe needs at least one prompt")
     return traces

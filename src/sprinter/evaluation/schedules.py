@@ -105,6 +105,11 @@ def _by_prompt(traces: Traces, values: Array) -> list[Array]:
 
 def _replayed(traces: Traces, score: Array, cost: Array | None = None) -> list[Replayed]:
     """One text per prompt. `cost` [rows]: what vouching for a row costs, 1 - accept unless given."""
-    columns = (traces.accept, score, traces.losses["tv"] if cost is None else cost)
+    # As in decoding (build.py): an unvouched token passes by the word on acceptance, whatever vouches.
+    survival = traces.scores.get("verifier accept", score)
+    columns = (traces.accept, score, survival, traces.losses["tv"] if cost is None else cost)
     parts = zip(*(_by_prompt(traces, column) for column in columns), strict=True)
-    return [Replayed(np.clip(accept, 0, 1), np.clip(own, 0, 1), lost) for accept, own, lost in parts]
+    return [
+        Replayed(np.clip(accept, 0, 1), np.clip(own, 0, 1), np.clip(passing, 0, 1), lost)
+        for accept, own, passing, lost in parts
+    ]

@@ -58,7 +58,8 @@ def replay(traces: Sequence[Rows], setting: Setting) -> Replay:
 def _replay_one(rows: Rows, setting: Setting) -> tuple[tuple[float, ...], list[float]]:
     count = len(rows.accept)
     wrap = np.arange(count + setting.cap) % count
-    accept, score, cost = (values[wrap].tolist() for values in (rows.accept, rows.score, rows.loss))
+    columns = (rows.accept, rows.score, rows.survival, rows.loss)
+    accept, score, survival, cost = (column[wrap].tolist() for column in columns)
     reach = [1.0] + [0.0] * (count + setting.cap)
     widths = [0.0] * (setting.cap + 2)
     drafted = tested = loss = calls = 0.0
@@ -66,7 +67,7 @@ def _replay_one(rows: Rows, setting: Setting) -> tuple[tuple[float, ...], list[f
         chance = reach[start]
         if chance == 0.0:
             continue
-        length, doubtful = draft_run(score, start, setting)
+        length, doubtful = draft_run(score, survival, start, setting)
         calls += chance
         drafted += chance * length
         tested += chance * len(doubtful)

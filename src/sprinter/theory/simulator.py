@@ -23,18 +23,21 @@ _DRAFTED, _TOKENS, _TESTED, _LOSS = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Successive positions' acceptance chance and verifier score, and what it costs to vouch for each."""
+    """Successive positions' acceptance chance and verifier score, with what a gate may use beside them."""
 
     accept: Array  # [positions]
     score: Array  # [positions]
-    cost: Array | None = None  # [positions]; 1 - accept, the total variation's share, unless given
+    survivor: Array | None = None  # [positions], predicted acceptance where that is not the score
+    cost: Array | None = None  # [positions], of vouching; 1 - accept, the total variation's share, unless given
 
     def __post_init__(self) -> None:
         if len(self.accept) != len(self.score) or len(self.accept) == 0:
             raise DataError("rows need one accept and one score per position, and at least one position")
         if self.cost is not None and len(self.cost) != len(self.accept):
             raise DataError(f"rows need one cost per position, but {len(self.accept)} positions have {len(self.cost)}")
-        for name, values in (("accept", self.accept), ("score", self.score)):
+        if len(self.survival) != len(self.score):
+            raise DataError("rows need one predicted chance of acceptance per position, or none at all")
+        for name, values in (("accept", self.accept), ("score", self.score), ("survivor", self.survival)):
             if not ((values >= 0.0) & (values <= 1.0)).all():
                 raise DataError(f"{name} holds a value outside [0, 1]: chances are wanted, not logits or percentages")
 
@@ -42,6 +45,11 @@ class Rows:
     def loss(self) -> Array:
         """What vouching for each position costs, [positions]."""
         return 1.0 - self.accept if self.cost is None else self.cost
+
+    @property
+    def survival(self) -> Array:
+        """What an unvouched token's chance to pass is taken for, [positions]."""
+        return self.score if self.survivor is None else self.survivor
 
 
 def independent_rows(law: TokenLaw, count: int, rng: np.random.Generator) -> Rows:
@@ -71,19 +79,19 @@ def recorded_rows(traces: Sequence[Rows], count: int, rng: np.random.Generator) 
     picked: list[Rows] = []
     while sum(len(rows.accept) for rows in picked) < count:
         picked += [traces[i] for i in rng.integers(len(traces), size=max(1, count // 64))]
-    parts = ("accept", "score", "loss")
-    return Rows(*(np.concatenate([getattr(rows, part) for rows in picked])[:count] for part in parts))
+    columns = ([getattr(rows, name) for rows in picked] for name in ("accept", "score", "survival", "loss"))
+    return Rows(*(np.concatenate(column)[:count] for column in columns))
 
 
 def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
     """[num_rounds, 4] of drafted, tokens, tested, loss: rounds one after the other until the rows run out."""
     # Plain floats: the loop below is per token.
-    accept, score, cost = rows.accept.tolist(), rows.score.tolist(), rows.loss.tolist()
+    accept, score, cost, survival = (column.tolist() for column in (rows.accept, rows.score, rows.loss, rows.survival))
     passes = (rng.random(len(accept)) < rows.accept).tolist()  # one coin per position; only a tested token looks at it
     rounds: list[tuple[int, int, int, float]] = []
     start = 0
     while start + setting.cap < len(accept):
-        length, doubtful = draft_run(score, start, setting)
+        length, doubtful = draft_run(score, survival, start, setting)
         failed = next((place for place in doubtful if not passes[place]), None)
         end = start + length if failed is None else failed  # first position that no kept drafted token fills
         unseen = set(doubtful)
@@ -96,16 +104,16 @@ def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
     return np.array(rounds, np.float64)  # [num_rounds, 4]
 
 
-def draft_run(score: Sequence[float], start: int, setting: Setting) -> tuple[int, list[int]]:
+def draft_run(score: Sequence[float], survival: Sequence[float], start: int, setting: Setting) -> tuple[int, list[int]]:
     """(n, positions left unvouched) of the run that starts at row `start`: the gate's whole behaviour."""
-    survival = 1.0
+    alive = 1.0
     doubtful: list[int] = []
     for drafted in range(1, setting.cap + 1):
         place = start + drafted - 1
         if score[place] < setting.threshold or (setting.test_last and drafted == setting.cap):
             doubtful.append(place)
-            survival *= score[place]
-        if doubtful and survival <= setting.lookahead:
+            alive *= survival[place]
+        if doubtful and alive <= setting.lookahead:
             return drafted, doubtful
     return setting.cap, doubtful
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from sprinter.alone import alone
 from sprinter.build import Pair
 from sprinter.decoding.backends.hf import HFModel
 from sprinter.decoding.gates.features import SCALARS, VECTORS
@@ -84,23 +85,25 @@ def collect(
     # Equal lengths together, so that little is computed on padding; the id makes the order the same everywhere.
     ordered = sorted(prompts, key=lambda p: (len(encoded[p.id]), p.id))
     groups = [ordered[i : i + settings.batch] for i in range(0, len(ordered), settings.batch)]
-    _open_index(source, groups, out, settings, verifier)
-    route = _route(source, settings, verifier)
-    store: TextStore | None = None
-    if settings.policy == "exact":
-        first, seed = settings.transforms[0], text_seed(settings)
-        how = TextSettings(first, settings.tokens, seed, source.vocab_size, source.eos_ids)
-        store = TextStore(texts or out / "texts", source.target, how)
-    done = 0
-    for number, group in enumerate(groups):
-        file = out / shard_name(number)
-        if not file.is_file():
-            walks = _walks(source, [p.id for p in group], [encoded[p.id] for p in group], route, settings.seed, store)
-            drafted = sorted({x.token for w in walks for c in w.contexts for x in c.proposals})
-            embeddings = dict(zip(drafted, source.draft.embeddings(drafted), strict=True))
-            save_shard(file, walks, [p.title for p in group], embeddings)
-        done += len(group)
-        on_group(done, len(prompts))
+    with alone(out):
+        _open_index(source, groups, out, settings, verifier)
+        route = _route(source, settings, verifier)
+        store: TextStore | None = None
+        if settings.policy == "exact":
+            first, seed = settings.transforms[0], text_seed(settings)
+            how = TextSettings(first, settings.tokens, seed, source.vocab_size, source.eos_ids)
+            store = TextStore(texts or out / "texts", source.target, how)
+        done = 0
+        for number, group in enumerate(groups):
+            file = out / shard_name(number)
+            if not file.is_file():
+                ids = [encoded[p.id] for p in group]
+                walks = _walks(source, [p.id for p in group], ids, route, settings.seed, store)
+                drafted = sorted({x.token for w in walks for c in w.contexts for x in c.proposals})
+                embeddings = dict(zip(drafted, source.draft.embeddings(drafted), strict=True))
+                save_shard(file, walks, [p.title for p in group], embeddings)
+            done += len(group)
+            on_group(done, len(prompts))
 
 
 def _walks(

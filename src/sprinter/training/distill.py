@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sprinter import provenance
+from sprinter.alone import alone
 from sprinter.decoding.backends import checkpoint
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.training import corpus, head, splits, step_attention, student
@@ -97,19 +98,20 @@ def distill(
     """Make a draft of `target` from the texts of `data` (JSON lines with `text`, optional `title` and `chat`).
 
     `work` (default: `out` + ".work") keeps traces and training state: called again after any interruption, the work
-    goes on where it was. Raises DataError on bad texts, ConfigError on impossible settings, BackendError on damaged
-    weights or a full disk, CapabilityError for a model family that cannot be cut.
+    goes on where it was. Raises DataError on bad texts or while another process works there, ConfigError on impossible
+    settings, BackendError on damaged weights or a full disk, CapabilityError for a model family that cannot be cut.
     """
     config, events = config or DistillConfig(), events or DistillEvents()
     entries = [corpus.read_entries([file]) for file in data] or [corpus.read_entries(data)]
     work = work or out.with_name(out.name + ".work")
-    _claim(work, target, data, config)
-    teacher = load_teacher(target, device)
-    _collect(_writer(teacher, config), entries, config, work, events)
-    ids, covered = _head(teacher, config, work)
-    trainer = _train(teacher, ids, config, work, events)
-    score = trainer.score(work / "test", config.train.int4_group)
-    export(trainer, teacher.path, ids, out, _record(config, entries, score, covered, work))
+    with alone(work):
+        _claim(work, target, data, config)
+        teacher = load_teacher(target, device)
+        _collect(_writer(teacher, config), entries, config, work, events)
+        ids, covered = _head(teacher, config, work)
+        trainer = _train(teacher, ids, config, work, events)
+        score = trainer.score(work / "test", config.train.int4_group)
+        export(trainer, teacher.path, ids, out, _record(config, entries, score, covered, work))
     own = sum(p.numel() for p in trainer.own.values())
     return DistillResult(out, score, covered, own)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -112,6 +113,25 @@ def test_every_difference_of_setting_is_refused_by_name(field: str) -> None:
     with pytest.raises(CertificateError, match=rf"another setting: {field} is ") as caught:
         certificate().require_match(changed)
     assert "\n" not in str(caught.value)
+
+
+def test_a_certificate_older_than_the_survival_field_is_read_and_speaks_of_the_scorer_s_own(tmp_path: Path) -> None:
+    ahead = dataclasses.replace(setting(), method="lookahead", lookahead=0.3, scorer="typical")
+    dataclasses.replace(certificate(), setting=ahead).save(tmp_path / "new.json")
+    content = json.loads((tmp_path / "new.json").read_text())
+    del content["setting"]["survival"], content["format"], content["checksum"]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / "old.json").write_text(json.dumps({"format": 1, "checksum": digest, **content}))
+    old = Certificate.load(tmp_path / "old.json")
+    assert old.setting.survival == ""
+    # Today a lookahead by 'typical' asks the accept output about survival: an old certificate knows nothing of that.
+    with pytest.raises(CertificateError, match="survival is accept, certified"):
+        choose([(tmp_path / "old.json", old)], ahead, {"tv": 0.05}, 0.95)
+    new = dataclasses.replace(old, setting=dataclasses.replace(ahead, survival="accept"))
+    # Asked with the default scorer, a certificate's own brings its survival with it.
+    asked = dataclasses.replace(ahead, scorer="accept", lookahead=0.57)
+    assert choose([(tmp_path / "new.json", new)], asked, {"tv": 0.05}, 0.95).threshold == 0.8
 
 
 def test_the_certificate_that_calls_the_target_least_is_chosen(tmp_path: Path) -> None:

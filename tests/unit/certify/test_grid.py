@@ -58,7 +58,9 @@ def test_a_pilot_that_saw_too_little_is_refused() -> None:
 
 
 def test_a_pilot_of_another_verifier_or_on_the_same_prompts_is_refused() -> None:
-    require_pilot_of(LINE, dataclasses.replace(SETTING, method="lookahead", lookahead=0.3, max_draft=8), "e" * 64)
+    require_pilot_of(
+        LINE, dataclasses.replace(SETTING, method="lookahead", lookahead=0.3, max_draft=8, survival="accept"), "e" * 64
+    )
     with pytest.raises(ConfigError, match=r"another setting: verifier is f"):
         require_pilot_of(LINE, dataclasses.replace(SETTING, verifier="f" * 64), "e" * 64)
     with pytest.raises(ConfigError, match="own prompts"):

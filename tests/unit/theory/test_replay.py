@@ -132,12 +132,12 @@ def test_a_cost_of_its_own_is_what_vouching_adds_up() -> None:
     accept, score = np.array([1.0, 0.5, 0.0, 1.0]), np.array([0.9, 0.9, 0.1, 0.9])
     setting = Setting(0.5, 1.0, 2)
     plain = replay([Rows(accept, score)], setting)
-    same = replay([Rows(accept, score, 1 - accept)], setting)
-    own = replay([Rows(accept, score, np.array([-0.2, 0.3, 9.0, 0.0]))], setting)
+    same = replay([Rows(accept, score, cost=1 - accept)], setting)
+    own = replay([Rows(accept, score, cost=np.array([-0.2, 0.3, 9.0, 0.0]))], setting)
     assert plain.loss == pytest.approx(same.loss) and plain.tokens == pytest.approx(own.tokens)
-    free = replay([Rows(accept, score, np.zeros(4))], setting)
+    free = replay([Rows(accept, score, cost=np.zeros(4))], setting)
     assert free.loss == pytest.approx([0.0])
     # Row 2 is never vouched for, so what it would cost never counts.
-    assert own.loss == pytest.approx(replay([Rows(accept, score, np.array([-0.2, 0.3, 0.0, 0.0]))], setting).loss)
+    assert own.loss == pytest.approx(replay([Rows(accept, score, cost=np.array([-0.2, 0.3, 0.0, 0.0]))], setting).loss)
     with pytest.raises(DataError, match="one cost per position"):
-        Rows(accept, score, np.zeros(3))
+        Rows(accept, score, cost=np.zeros(3))
