@@ -29,7 +29,7 @@ from sprinter.decoding.engine import Engine
 from sprinter.evaluation.bootstrap import paired_ratio
 from sprinter.evaluation.timing import forget
 from sprinter.provenance import stamp
-from sprinter.records import Draft, FloatArray, Law, Verdict
+from sprinter.records import Draft, FloatArray, Law, RowFacts, Verdict
 from sprinter.sampling import Dice, Sampling
 
 PROMPTS = Path(__file__).with_name("prompts") / "chat.jsonl"
@@ -45,16 +45,30 @@ class TimedAudit(Audit):
         super().__init__()
         self.thread_s = 0.0
 
-    def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
+    def observe(
+        self,
+        draft: Draft,
+        verdict: Verdict,
+        laws: Sequence[Law],
+        logits: FloatArray,
+        facts: RowFacts | None = None,
+    ) -> None:
         started = thread_time()
-        super().observe(draft, verdict, laws, logits)
+        super().observe(draft, verdict, laws, logits, facts)
         self.thread_s += thread_time() - started
 
 
 class NoAudit(TimedAudit):
     """An audit that does not look."""
 
-    def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
+    def observe(
+        self,
+        draft: Draft,
+        verdict: Verdict,
+        laws: Sequence[Law],
+        logits: FloatArray,
+        facts: RowFacts | None = None,
+    ) -> None:
         pass
 
 

@@ -18,6 +18,25 @@ FinishReason = Literal["length", "eos", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What a backend found out about rows of logits while they lay in its caches."""
+
+    table: FloatArray  # [rows, 3] float64: place of the largest logit, logsumexp, entropy of softmax in nats
+
+    def best(self, row: int) -> int:
+        """Place of the largest logit, the first of equal ones."""
+        return int(self.table[row, 0])
+
+    def log_total(self, row: int) -> float:
+        """log sum exp of the logits."""
+        return float(self.table[row, 1])
+
+    def entropy(self, row: int) -> float:
+        """Entropy of softmax(logits), nats."""
+        return float(self.table[row, 2])
+
+
+@dataclass(frozen=True, slots=True)
 class Law:
     """A next-token law by its support: `probs[i]` is the probability of token `ids[i]`.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sprinter.errors import ConfigError
 from sprinter.native import rows
-from sprinter.records import FloatArray, IntArray, Law
+from sprinter.records import FloatArray, IntArray, Law, RowFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,20 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def law(self, logits: FloatArray, context: Sequence[int], ids: IntArray | None = None) -> Law:
-        """The next-token law after `context`. `logits` [width] stand for `ids` (None: 0 .. width - 1)."""
+    def law(
+        self, logits: FloatArray, context: Sequence[int], ids: IntArray | None = None, best: int | None = None
+    ) -> Law:
+        """The next-token law after `context`. `logits` [width] stand for `ids` (None: 0 .. width - 1).
+
+        `best`: the place of the largest logit, where it is known.
+        """
         if self.repetition_penalty != 1:
             logits = _penalised(logits, context, ids, self.repetition_penalty)
         if self.banned:
             logits = _with(logits, _places(self.banned, ids, len(logits)), -np.inf)
         if self.greedy:
-            best = int(logits.argmax())
+            if best is None or self.banned or self.repetition_penalty != 1:
+                best = int(logits.argmax())
             token = best if ids is None else int(ids[best])
             return Law(np.array([1], logits.dtype), np.array([token], np.int64))
         kept: IntArray | None = None  # places in `logits`, ascending
@@ -86,13 +92,19 @@ class LazyLaws(Sequence[Law]):
     """The target's laws at every pending position, each computed when a rule or the audit first asks for it."""
 
     def __init__(
-        self, sampling: Sampling, logits: FloatArray, tokens: Sequence[int], ids: IntArray | None = None
+        self,
+        sampling: Sampling,
+        logits: FloatArray,
+        tokens: Sequence[int],
+        ids: IntArray | None = None,
+        facts: RowFacts | None = None,
     ) -> None:
         """`logits` [rows, vocab]: row i follows the first len(tokens) - rows + 1 + i of `tokens`."""
         self._sampling = sampling
         self._logits = logits
         self._tokens = tokens
         self._ids = ids
+        self._facts = facts
         self._laws: dict[int, Law] = {}
 
     def __len__(self) -> int:
@@ -103,7 +115,8 @@ class LazyLaws(Sequence[Law]):
         if row not in self._laws:
             penalised = self._sampling.repetition_penalty != 1
             context = self._tokens[: len(self._tokens) - len(self) + 1 + row] if penalised else ()
-            self._laws[row] = self._sampling.law(self._logits[row], context, self._ids)
+            best = None if self._facts is None else self._facts.best(row)
+            self._laws[row] = self._sampling.law(self._logits[row], context, self._ids, best)
         return self._laws[row]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sprinter.bounds import RunningBound
 from sprinter.native import rows
-from sprinter.records import AuditReport, Draft, FloatArray, Law, Verdict
+from sprinter.records import AuditReport, Draft, FloatArray, Law, RowFacts, Verdict
 from sprinter.sampling import acceptance
 
 TYPICAL_EPSILON = 0.09
@@ -32,8 +32,18 @@ class Audit:
         self.atypical: list[bool] = []
         self.own_atypical: list[float] = []  # the target's own chance of an atypical token at each position
 
-    def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
-        """Account for one target call. `logits` [num_drafted + 1, vocab] are the target's, before any transform."""
+    def observe(
+        self,
+        draft: Draft,
+        verdict: Verdict,
+        laws: Sequence[Law],
+        logits: FloatArray,
+        facts: RowFacts | None = None,
+    ) -> None:
+        """Account for one target call. `logits` [num_drafted + 1, vocab] are the target's, before any transform.
+
+        `facts` about them spare the audit its own look.
+        """
         tokens = draft.tokens[: verdict.num_kept]
         for place, token in enumerate(tokens):
             kept_blindly = draft.vouched[place]
@@ -44,7 +54,7 @@ class Audit:
             self.tv_losses.append(0.0)
         for place, token in enumerate(tokens):
             row = logits[place]
-            floor = typical_floor(row)
+            floor = typical_floor(row) if facts is None else _floor(facts.log_total(place), facts.entropy(place))
             self.atypical.append(bool(row[token] <= floor))
             self.own_atypical.append(mass_below(laws[place], row, floor))
 
@@ -87,7 +97,11 @@ def _typical_floor(logits: FloatArray) -> float:
     total = float(weights.sum())
     log_total = float(np.log(total))
     entropy = log_total - float(weights @ shifted) / total
-    return float(peak) + log_total + min(_LOG_EPSILON, _LOG_DELTA - entropy)
+    return _floor(float(peak) + log_total, entropy)
+
+
+def _floor(log_total: float, entropy: float) -> float:
+    return log_total + min(_LOG_EPSILON, _LOG_DELTA - entropy)
 
 
 def mass_below(law: Law, logits: FloatArray, floor: float) -> float:

@@ -12,7 +12,7 @@ from sprinter.decoding.drafters.base import Drafter
 from sprinter.decoding.gates.base import Gate, PerSequence
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
-from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, Verdict
+from sprinter.records import Counters, Draft, Emitted, FinishReason, FloatArray, RowFacts, Verdict
 from sprinter.sampling import Dice, LazyLaws, Sampling
 
 
@@ -130,24 +130,25 @@ class Run:
         return bool(draft.tokens) and draft.tokens[-1] in self.engine.limits.eos_ids
 
     def _ask_target(self, draft: Draft) -> Verdict:
-        logits = self._target_logits(len(draft) + 1)
-        laws = LazyLaws(self.engine.sampling, logits, self.tokens)
+        logits, facts = self._target_logits(len(draft) + 1)
+        laws = LazyLaws(self.engine.sampling, logits, self.tokens, facts=facts)
         verdict = self.engine.rule.judge(draft, laws, self.dice)
         kept = len(self.tokens) - len(draft) + verdict.num_kept
         if kept >= self.limit or (verdict.num_kept == len(draft) and self._ended(draft)):
             # Nothing may follow, so the next token must not count as audited either: it would water the losses down.
             verdict = Verdict(verdict.num_kept, None, None)
-        self.audit.observe(draft, verdict, laws, logits)
+        self.audit.observe(draft, verdict, laws, logits, facts)
         return verdict
 
-    def _target_logits(self, rows: int) -> FloatArray:
-        """The target's logits after each of the last `rows` tokens, [rows, vocab]."""
+    def _target_logits(self, rows: int) -> tuple[FloatArray, RowFacts | None]:
+        """The target's logits after each of the last `rows` tokens, [rows, vocab], and what is known of them."""
         started = perf_counter()
         output = self.engine.target.forward(self.tokens, rows)
         self.counters.target_s += perf_counter() - started
         self.counters.target_calls += 1
         self.counters.target_tokens += output.num_computed
-        return output.logits[:, : self.engine.limits.vocab_size]
+        logits = output.logits[:, : self.engine.limits.vocab_size]
+        return logits, output.facts if logits.shape == output.logits.shape else None
 
     def close_audit(self) -> None:
         """One more target call over final tokens it has not passed over, so that the audit misses none."""
@@ -158,7 +159,7 @@ class Run:
         del self.tokens[len(self.tokens) - len(draft) + unseen :]
         for kept in (draft.tokens, draft.proposals, draft.scores, draft.vouched):
             del kept[unseen:]
-        logits = self._target_logits(unseen + 1)
-        laws = LazyLaws(self.engine.sampling, logits, self.tokens)
-        self.audit.observe(draft, Verdict(unseen, None, None), laws, logits)
+        logits, facts = self._target_logits(unseen + 1)
+        laws = LazyLaws(self.engine.sampling, logits, self.tokens, facts=facts)
+        self.audit.observe(draft, Verdict(unseen, None, None), laws, logits, facts)
         self._unseen = 0

@@ -20,7 +20,7 @@ from sprinter.decoding.gates.fallback import FallbackGate
 from sprinter.decoding.rules.rollback import RollbackRule
 from sprinter.errors import ConfigError
 from sprinter.evaluation.timing import forget
-from sprinter.records import Counters, Draft, Emitted, FloatArray, Law, Verdict
+from sprinter.records import Counters, Draft, Emitted, FloatArray, Law, RowFacts, Verdict
 from sprinter.sampling import Dice, Sampling
 
 Emit = Callable[[Sequence[int]], None]
@@ -277,9 +277,16 @@ class TallyAudit(Audit):
         self.tested = 0
         self.judged: list[tuple[float, float]] = []
 
-    def observe(self, draft: Draft, verdict: Verdict, laws: Sequence[Law], logits: FloatArray) -> None:
+    def observe(
+        self,
+        draft: Draft,
+        verdict: Verdict,
+        laws: Sequence[Law],
+        logits: FloatArray,
+        facts: RowFacts | None = None,
+    ) -> None:
         first = len(self.tv_losses)
-        super().observe(draft, verdict, laws, logits)
+        super().observe(draft, verdict, laws, logits, facts)
         self.runs.append(len(draft))
         self.tested += draft.vouched.count(False)
         rejected = verdict.next_origin == "resampled"

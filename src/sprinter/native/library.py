@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from sprinter.cache import cache_dir
 
-_HEADERS: Final = ("attention", "avx2", "lanes", "pool", "products", "quantised", "rows", "score", "vnni")
+_HEADERS: Final = ("attention", "avx2", "facts", "lanes", "pool", "products", "quantised", "rows", "score", "vnni")
 _SOURCES: Final = tuple(
     Path(__file__).with_name(f"native{end}") for end in (".cpp", *(f"_{part}.h" for part in _HEADERS))
 )
@@ -39,7 +39,7 @@ _NO_VNNI: Final = "-DSPRINTER_AVX2_ONLY"  # for a compiler or assembler that doe
 _COMPILE_SECONDS: Final = 300
 _POINTER, _INT64, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
-    "sprinter_forward": (ctypes.c_bool, [_POINTER] * 3 + [_INT64] * 3 + [_POINTER] * 2 + [ctypes.c_int]),
+    "sprinter_forward": (ctypes.c_bool, [_POINTER] * 3 + [_INT64] * 3 + [_POINTER] * 3 + [ctypes.c_int]),
     "sprinter_multiply": (None, [_POINTER] * 2 + [_INT64, _POINTER, ctypes.c_int]),
     "sprinter_use_level": (ctypes.c_bool, [ctypes.c_int]),
     "sprinter_typical_floor": (_DOUBLE, [_POINTER, _INT64, _DOUBLE, _DOUBLE]),

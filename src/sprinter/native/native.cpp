@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "native_attention.h"
+#include "native_facts.h"
 #include "native_pool.h"
 #include "native_products.h"
 #include "native_rows.h"
@@ -76,34 +77,6 @@ void embed(const Model& m, const int64_t* ids, int64_t rows, float* x) {
             std::memcpy(x + r * m.hidden + i, &bits, 4);
         }
     }
-}
-
-// Whether a row has a largest number and it is finite.
-bool is_finite(const float* x, int64_t width) {
-    const __m256 infinity = _mm256_set1_ps(INFINITY);
-    __m256 bad = _mm256_setzero_ps(), most = _mm256_set1_ps(-INFINITY);
-    int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) {
-        const __m256 v = _mm256_loadu_ps(x + i);
-        bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, infinity, _CMP_NLT_UQ));
-        most = _mm256_max_ps(v, most);
-    }
-    bool is_bad = _mm256_movemask_ps(bad);
-    bool usable = _mm256_movemask_ps(_mm256_cmp_ps(most, _mm256_set1_ps(-INFINITY), _CMP_GT_OQ));
-    for (; i < width; i++) {
-        is_bad |= !(x[i] < INFINITY);
-        usable |= x[i] > -INFINITY;
-    }
-    return usable && !is_bad;
-}
-
-bool all_finite(const float* logits, int64_t rows, int64_t width) {
-    std::atomic<bool> fine{true};
-    pool().each(rows, 1, [&](int64_t first, int64_t last) {
-        for (int64_t r = first; r < last; r++)
-            if (!is_finite(logits + r * width, width)) fine = false;
-    });
-    return fine;
 }
 
 struct Scratch {
@@ -216,9 +189,9 @@ void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float
 }
 
 // Runs tokens ids [rows] at positions start, start + 1, ...; writes the last `num_last` rows of hidden states
-// [num_last, hidden] and logits [num_last, head rows]. False where a row of logits is not finite.
+// [num_last, hidden], logits [num_last, head rows] and facts [num_last]. False where a row of logits is not finite.
 bool sprinter_forward(const Model* model, const Cache* cache, const int64_t* ids, int64_t rows, int64_t start,
-                      int64_t num_last, float* hidden, float* logits, int num_threads) {
+                      int64_t num_last, float* hidden, float* logits, Facts* facts, int num_threads) {
     const Model& m = *model;
     const int64_t layer_floats = m.num_kv_heads * cache->capacity * m.head_dim;
     std::lock_guard<std::mutex> lock(pool().in_use);
@@ -244,7 +217,7 @@ bool sprinter_forward(const Model* model, const Cache* cache, const int64_t* ids
     norm_and_quantise(m, x + (rows - num_last) * m.hidden, m.norm, num_last, s);
     std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
     multiply(m.head, s.q_hidden, num_last, logits, false);
-    return all_finite(logits, num_last, m.head.rows);
+    return find_facts(logits, num_last, m.head.rows, facts);
 }
 
 // log min(epsilon, delta exp(-H)) + logsumexp of logits [width], with the logarithms of epsilon and delta.

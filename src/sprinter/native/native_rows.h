@@ -18,6 +18,7 @@
 namespace {
 
 constexpr int64_t kStretch = 32;     // entries summed in float
+constexpr int64_t kPart = 4096;      // entries of a row that one thread looks at
 constexpr int64_t kDrawBlock = 512;  // entries of a law summed at once when drawing
 
 // The last `count` < 8 entries of a row, the other lanes at `fill`.
@@ -103,7 +104,12 @@ struct Moments {
     double entropy;  // of softmax(x), nats
 };
 
-inline Moments moments_of(const float* x, int64_t width, float peak) {
+// Sums of exp(x - peak) and of exp(x - peak) (x - peak).
+struct Weighed {
+    double weights = 0.0, products = 0.0;
+};
+
+inline Weighed weigh(const float* x, int64_t width, float peak) {
     const __m256 top = _mm256_set1_ps(peak), least = _mm256_set1_ps(-100.0f);
     Sum weights, products;
     along(
@@ -118,8 +124,22 @@ inline Moments moments_of(const float* x, int64_t width, float peak) {
             weights.carry();
             products.carry();
         });
-    const double total = weights.total(), log_total = std::log(total);
-    return {log_total, total, log_total - products.total() / total};
+    return {weights.total(), products.total()};
+}
+
+inline Moments moments_from(Weighed sums) {
+    const double log_total = std::log(sums.weights);
+    return {log_total, sums.weights, log_total - sums.products / sums.weights};
+}
+
+inline Moments moments_of(const float* x, int64_t width, float peak) {
+    Weighed sums;
+    for (int64_t i = 0; i < width; i += kPart) {  // the parts of native_facts.h: its bits
+        const Weighed part = weigh(x + i, std::min(kPart, width - i), peak);
+        sums.weights += part.weights;
+        sums.products += part.products;
+    }
+    return moments_from(sums);
 }
 
 inline void scale(float* x, int64_t width, double factor) {

@@ -72,9 +72,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
 
     class TimedAudit(Audit):
-        def observe(self, draft, verdict, laws, logits):
+        def observe(self, draft, verdict, laws, logits, facts=None):
             clock.now += TOKEN_S * (verdict.num_kept + (verdict.next_token is not None))
-            super().observe(draft, verdict, laws, logits)
+            super().observe(draft, verdict, laws, logits, facts)
 
     monkeypatch.setattr(timing, "perf_counter", clock)
     monkeypatch.setattr(timing, "Audit", TimedAudit)

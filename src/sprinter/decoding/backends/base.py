@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from sprinter.errors import BackendError, ConfigError
-from sprinter.records import FloatArray, IntArray
+from sprinter.records import FloatArray, IntArray, RowFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class ModelOutput:
     logits: FloatArray  # [num_last, width]
     hidden: FloatArray | None  # [num_last, hidden]
     num_computed: int = 0  # tokens this call computed; the others came from the cache
+    facts: RowFacts | None = None  # about `logits`, where the backend has them
 
 
 class LanguageModel(Protocol):

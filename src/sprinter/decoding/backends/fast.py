@@ -33,7 +33,7 @@ from sprinter.decoding.backends.fast_weights import NATIVE, cached, check_format
 from sprinter.decoding.backends.native import NativeRunner, fits
 from sprinter.errors import BackendError
 from sprinter.native.library import library
-from sprinter.records import FloatArray, IntArray
+from sprinter.records import FloatArray, IntArray, RowFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,9 +44,10 @@ _EMBED = "model.embed_tokens.weight"
 class Runner(Protocol):
     """Runs tokens at given positions against a cache of its own."""
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray, RowFacts | None]:
         """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
 
+        Third come facts about the logits, where finding them costs the runner little.
         Positions before `start` must have been run before; `ids` holds at least `num_last` tokens. Raises
         FloatingPointError when a row of logits holds NaN or +inf.
         """
@@ -133,12 +134,12 @@ class FastModel:
             raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
         del self._cached[start:]
         try:
-            logits, hidden = self._runner.run(new, start, num_last)
+            logits, hidden, facts = self._runner.run(new, start, num_last)
         except FloatingPointError:
             raise not_finite(self.info.name) from None
         # Only now: had the pass failed, the cache must not claim its positions.
         self._cached += new
-        return ModelOutput(logits, hidden, len(new))
+        return ModelOutput(logits, hidden, len(new), facts)
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""

@@ -92,13 +92,13 @@ class TorchRunner:
         halves = self._device.type != "cpu" and f"{HEAD}.weight" in tensors
         self._cache = SequenceCache(arch, self._device, tensors[f"{HEAD}.weight"].dtype if halves else torch.float32)
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray, None]:
         """See `Runner.run`."""
         with torch.inference_mode():
             logits, hidden = (part.cpu().numpy() for part in self.compute(ids, start, num_last))
         if not is_finite(logits):
             raise FloatingPointError
-        return logits, hidden
+        return logits, hidden, None
 
     def compute(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
         """(logits [num_last, width], hidden [num_last, hidden]) where the model is."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from sprinter.decoding.backends.fast_config import Architecture
 from sprinter.decoding.backends.fast_runner import SequenceCache
 from sprinter.decoding.backends.fast_weights import HEAD, NATIVE
-from sprinter.records import FloatArray
+from sprinter.records import FloatArray, RowFacts
 
+_FACTS: Final = 3  # numbers a row, as native_facts.h declares them
 _CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
 _MAX_HEAD_DIM: Final = 512
 _LINE: Final = 64  # bytes of a cache line and of a wide register
@@ -142,7 +143,7 @@ class NativeRunner:
         keys, values = self._cache.kv
         return ctypes.byref(_Cache(_address(keys), _address(values), _address(self._cache.rotary), keys.shape[2]))
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray]:
+    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray, RowFacts]:
         """See `Runner.run`."""
         # Little Python and no torch: a pass streams its weights through the caches, so all code after it starts cold.
         num_rows, width, hidden = len(ids), self._width, self._arch.hidden_size
@@ -150,6 +151,8 @@ class NativeRunner:
             self._cache_view = self._view()
         wanted_ids = array("q", ids)
         out = np.empty(num_last * (width + hidden), np.float32)
+        facts = np.empty((num_last, _FACTS))
+        at_facts = facts.ctypes.data
         at_ids, at_logits = wanted_ids.buffer_info()[0], out.ctypes.data
         at_hidden = at_logits + 4 * num_last * width
         threads, first_wanted, finite = torch.get_num_threads(), num_rows - num_last, True
@@ -166,9 +169,10 @@ class NativeRunner:
                 wanted,
                 at_hidden + 4 * done * hidden,
                 at_logits + 4 * done * width,
+                at_facts + 8 * _FACTS * done,
                 threads,
             )
         if not finite:
             raise FloatingPointError
         logits = out[: num_last * width].reshape(num_last, width)
-        return logits, out[num_last * width :].reshape(num_last, hidden)
+        return logits, out[num_last * width :].reshape(num_last, hidden), RowFacts(facts)

@@ -29,7 +29,8 @@ class ModelDrafter:
         counters.draft_tokens += output.num_computed
         ids = self.model.head_tokens
         logits = output.logits[0] if ids is not None else output.logits[0, : self._vocab_size]  # [width]
-        law = self._sampling.law(logits, tokens, ids)
+        facts = output.facts if logits.shape[0] == output.logits.shape[1] else None
+        law = self._sampling.law(logits, tokens, ids, None if facts is None else facts.best(0))
         token = dice.draw(law)
         embedding = self.model.embedding(token) if self.model.capabilities.embedding else None
         hidden = None if output.hidden is None else output.hidden[0]  # [hidden]

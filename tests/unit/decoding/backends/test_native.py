@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sprinter.decoding.audit import typical_floor
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_weights import native_parts
 from sprinter.decoding.backends.native import matrix
@@ -223,6 +224,49 @@ def test_a_bfloat16_embedding_gives_what_its_float32_copy_gives(tmp_path: Path) 
     copied = write_model(tmp_path / "copied", **{name: tensor.float() for name, tensor in halves.items()})
     found = [FastModel.load(f, "int4", cache=tmp_path).forward(TOKENS, 3).logits for f in (stored, copied)]
     assert same_bits(*found)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("vocab", [VOCAB, 9001])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_facts_about_logits_are_what_the_logits_say(tmp_path: Path, vocab: int, threads: int) -> None:
+    table = torch.randn(vocab, 64, generator=torch.Generator().manual_seed(1)) * 0.2
+    config = {**CONFIG, "vocab_size": vocab, "max_position_embeddings": 600}
+    folder = write_model(tmp_path / "model", config, **{"model.embed_tokens.weight": table})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        out = FastModel.load(folder, "int4", cache=tmp_path).forward([i % 90 for i in range(300)], 280)  # two chunks
+    finally:
+        torch.set_num_threads(before)
+    assert out.facts is not None
+    for row, logits in enumerate(out.logits):
+        assert out.facts.best(row) == logits.argmax()
+        assert out.facts.log_total(row) == pytest.approx(float(np.logaddexp.reduce(logits.astype(float))), abs=1e-5)
+        floor = out.facts.log_total(row) + min(np.log(0.09), np.log(0.3) - out.facts.entropy(row))
+        assert floor == typical_floor(logits)  # to the last bit: a token must not be atypical by who looked
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_first_of_equal_logits_is_the_best(tmp_path: Path) -> None:
+    table = torch.randn(9001, 64, generator=torch.Generator().manual_seed(1)) * 0.2
+    config = {**CONFIG, "vocab_size": 9001}
+    likeliest = (
+        FastModel.load(
+            write_model(tmp_path / "one", config, **{"model.embed_tokens.weight": table}), "int4", cache=tmp_path
+        )
+        .forward([1, 2, 3], 1)
+        .facts
+    )
+    assert likeliest is not None
+    twin = (likeliest.best(0) + 4100) % 9001
+    assert twin > 3
+    table[twin] = table[likeliest.best(0)]
+    folder = write_model(tmp_path / "two", config, **{"model.embed_tokens.weight": table})
+    out = FastModel.load(folder, "int4", cache=tmp_path).forward([1, 2, 3], 1)
+    assert out.facts is not None
+    assert out.logits[0, twin] == out.logits[0, likeliest.best(0)] == out.logits[0].max()
+    assert out.facts.best(0) == min(twin, likeliest.best(0))
 
 
 @pytest.mark.usefixtures("compiled")
