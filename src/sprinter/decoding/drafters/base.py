@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sprinter.records import Counters, Proposal
 from sprinter.sampling import Dice
@@ -14,3 +14,14 @@ class Drafter(Protocol):
 
     def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
         """Draw the token after `tokens` and say from what; count the work in `counters`."""
+
+
+@runtime_checkable
+class PerRound(Protocol):
+    """What a drafter adds that works ahead of the gate: the engine tells it where it stands."""
+
+    def begin(self) -> None:
+        """A new sequence starts."""
+
+    def begin_round(self) -> None:
+        """A new round starts: the next token is the first since the last target call."""
