@@ -15,7 +15,7 @@ from sprinter.decoding.gates.verifier import Verifier
 from sprinter.errors import ConfigError
 from sprinter.records import Generation
 from sprinter.sampling import Sampling
-from tests.support.tiny import WIDTH
+from tests.support.tiny import WIDTH, save_model
 from tests.support.verifiers import ALL_FEATURES, random_verifier
 
 METHODS: list[dict[str, Any]] = [
@@ -59,24 +59,33 @@ def test_every_method_writes_the_same_in_chunks(writer: Sprinter, how: dict[str,
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"backend": "hf"}, {}, "--backend fast"),
-    ({"weights": "int8"}, {}, "--weights float32"),
     ({"weights": "float32"}, {"temperature": 1.0, "top_p": 0.9}, "top-p"),
     ({"weights": "float32"}, {"repetition_penalty": 1.2}, "repetition penalty"),
 ]
 
 
+def refuse(pair: Pair, sampling: Sampling, words: str) -> None:
+    """A chunk that is asked for is refused in these words, and unasked none is chosen."""
+    with pytest.raises(ConfigError, match=f"draft_chunk is 4, but .*{words}"):
+        chunk_length(pair, DecodingConfig(method="exact", draft_chunk=4), sampling)
+    assert chunk_length(pair, DecodingConfig(method="exact"), sampling) == 1
+
+
 @pytest.mark.parametrize(("models", "sampling", "words"), REFUSED)
-def test_a_chunk_that_cannot_be_is_refused_and_none_is_chosen_unasked(
+def test_a_chunk_that_cannot_be_is_refused(
     tiny_pair: tuple[Path, Path], models: dict[str, Any], sampling: dict[str, Any], words: str
 ) -> None:
-    if models.get("weights") == "int8" and native.library() is None:
-        pytest.skip("no C++ compiler or no AVX2 here")
     draft, target = tiny_pair
     pair = Pair(ModelConfig(draft=str(draft), target=str(target), **models))
-    law = Sampling(**{"temperature": 0.0, **sampling})
-    with pytest.raises(ConfigError, match=f"draft_chunk is 4, but .*{words}"):
-        chunk_length(pair, DecodingConfig(method="exact", draft_chunk=4), law)
-    assert chunk_length(pair, DecodingConfig(method="exact"), law) == 1
+    refuse(pair, Sampling(**{"temperature": 0.0, **sampling}), words)
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C++ compiler or no AVX2 here")
+def test_the_compiled_pass_has_no_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "cache"))  # where quantised weights are kept
+    folder = save_model(tmp_path / "model", intermediate_size=64)
+    pair = Pair(ModelConfig(draft=str(folder), target=str(folder), weights="int8"))
+    refuse(pair, Sampling(0.0), "--weights float32")
 
 
 def test_on_cuda_a_chunk_is_the_default_where_it_can_be_and_no_longer_than_a_round(

@@ -39,6 +39,7 @@ def test_passes_of_any_width_equal_the_ordinary_ones_also_after_a_rollback(tmp_p
     folder = write_model(tmp_path / "model", CONFIG)
     runner, ordinary = cuda_runner(folder), FastModel.load(folder, "float32")
     runner.run(TOKENS[:8], 0, 1)
+    ordinary.forward(TOKENS[:8], 1)
     for start, new in ((8, [5]), (9, [6, 7, 8]), (12, [1]), (9, [9, 9]), (11, [4] * 33), (11, [2, 3]), (60, [7, 8, 9])):
         context = [*ordinary._cached, *[3] * 60][:start]
         if start == 60:

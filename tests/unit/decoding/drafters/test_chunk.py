@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends import fast_runner
+from sprinter.decoding.backends.checkpoint import DraftInfo, open_checkpoint, write_draft
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.drafters import chunk
 from sprinter.decoding.drafters.ahead import ChunkDrafter
@@ -38,7 +40,7 @@ from tests.support.recorded import recorded
 from tests.support.tiny import CONTEXT, VOCAB, WIDTH, save_model
 from tests.support.verifiers import ALL_FEATURES, CURVE, random_verifier
 
-NEW = 24
+NEW, NOISE = 24, 0.15
 GREEDY, WARM = Sampling(0.0), Sampling(0.8)
 # What the default verifier reads: nothing of the round, so its chunks may outlive one.
 ROUNDLESS = tuple(f for f in ALL_FEATURES if f not in ("since_target", "previous_score"))
@@ -72,12 +74,13 @@ class Written:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(draft, target), near enough to each other that the target keeps some drafted tokens."""
+    """(draft, target): the draft is the target with some noise in its weights, so some of its tokens stand."""
     place = tmp_path_factory.mktemp("pair")
-    return (
-        save_model(place / "draft", seed=2, num_hidden_layers=2),
-        save_model(place / "target", seed=2, num_hidden_layers=3),
-    )
+    draft, target = (save_model(place / name, seed=2, num_hidden_layers=2) for name in ("draft", "target"))
+    weights, noise = load_file(draft / "model.safetensors"), torch.Generator().manual_seed(0)
+    noisy = {name: w + NOISE * w.std() * torch.randn(w.shape, generator=noise) for name, w in weights.items()}
+    save_file(noisy, draft / "model.safetensors", metadata={"format": "pt"})
+    return draft, target
 
 
 def rule_of(gate: str, sampling: Sampling) -> AcceptanceRule:
@@ -98,7 +101,7 @@ def write(
 ) -> Written:
     """NEW tokens with chunks of `length`; 0 drafts one at a time and scores on the host."""
     draft, target = (FastModel.load(folder, "float32") for folder in pair)
-    verifier = verifier or random_verifier(WIDTH)
+    verifier = verifier or random_verifier(WIDTH, seed=3)
     drafter: Drafter
     if length:
         drafter = ChunkDrafter(ChunkProgram(draft, sampling, VOCAB, length, verifier, **program))
@@ -116,7 +119,7 @@ def write(
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_any_chunk_length_writes_the_very_same(pair: tuple[Path, Path], gate: str, sampling: Sampling) -> None:
     features = ALL_FEATURES if gate in ("sprinter", "lookahead") else ROUNDLESS
-    verifier = random_verifier(WIDTH, features, curve=CURVE)
+    verifier = random_verifier(WIDTH, features, 3, curve=CURVE)
     one = write(pair, 1, sampling, gate, verifier)
     for length in (2, 5):
         many = write(pair, length, sampling, gate, verifier)
@@ -145,11 +148,13 @@ def test_a_chunk_writes_what_drafting_and_scoring_on_the_host_writes(
 
 
 def test_these_texts_stop_inside_chunks_and_roll_back(pair: tuple[Path, Path]) -> None:
+    origins = set()
     for sampling in (GREEDY, WARM):
-        made = write(pair, 5, sampling)
-        origins = [e.origin for e in made.emitted]
-        assert {"vouched", "resampled"} <= set(origins)
-        assert made.counters.draft_steps > made.counters.gate_steps
+        for gate in ("sprinter", "lookahead"):
+            made = write(pair, 5, sampling, gate)
+            origins |= {e.origin for e in made.emitted}
+            assert made.counters.draft_steps > made.counters.gate_steps
+    assert origins == {"vouched", "tested", "resampled", "bonus"}
 
 
 def test_the_host_reads_once_per_chunk(pair: tuple[Path, Path]) -> None:
@@ -237,8 +242,6 @@ def test_nothing_follows_the_end_of_text(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_draft_with_a_head_of_few_tokens(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    from sprinter.decoding.backends.checkpoint import DraftInfo, open_checkpoint, write_draft
-
     source = open_checkpoint(pair[0])
     shared = "model.embed_tokens.weight"
     own = {name: source.tensor(name) for name in source.names if name not in (shared, "lm_head.weight")}
@@ -277,8 +280,6 @@ def test_a_law_is_the_one_the_host_computes_and_logits_come_where_asked_for(pair
 
 
 def test_damaged_weights_are_reported_and_leave_nothing_to_build_upon(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = save_model(tmp_path / "draft", seed=1, num_hidden_layers=1, tie_word_embeddings=False)
     plain = ChunkDrafter(ChunkProgram(FastModel.load(folder, "float32"), GREEDY, VOCAB, 4))
     tokens = [3, 4, 5]
