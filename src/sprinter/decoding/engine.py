@@ -66,8 +66,6 @@ class Engine:
             )
         if isinstance(self.gate, PerSequence):
             self.gate.begin()
-        if isinstance(self.drafter, PerRound):
-            self.drafter.begin()
         return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
 
 

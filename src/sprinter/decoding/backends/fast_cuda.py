@@ -44,7 +44,8 @@ class CudaRunner(TorchRunner):
 
     def advance(self, ids: Sequence[int], start: int) -> None:
         """See `TorchRunner.advance`."""
-        self.compute(ids, start, 1)
+        with torch.inference_mode():
+            self.compute(ids, start, 1)
 
     def _graph(self, width: int) -> Replay:
         if self._captured_at != self.capacity:

@@ -37,10 +37,6 @@ class ChunkDrafter:
     def model(self) -> FastModel:
         return self.program.model
 
-    def begin(self) -> None:
-        """See `PerRound.begin`."""
-        self._chunk = None
-
     def begin_round(self) -> None:
         """See `PerRound.begin_round`."""
         self._since_target, self._previous_score = 0, 1.0

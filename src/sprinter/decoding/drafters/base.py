@@ -18,10 +18,7 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class PerRound(Protocol):
-    """What a drafter adds that works ahead of the gate: the engine tells it where it stands."""
-
-    def begin(self) -> None:
-        """A new sequence starts."""
+    """What a drafter adds that works ahead of the gate."""
 
     def begin_round(self) -> None:
-        """A new round starts: the next token is the first since the last target call."""
+        """The next token asked for is the first since the last target call, or of a sequence."""

@@ -129,7 +129,7 @@ class ChunkProgram:
             self._run()
             rows = self._fetch(self._out)  # [length, columns]
         proposals = [self._proposal(row) for row in rows[:room]]
-        self._take_note(tokens, proposals, cut=room < self.length)
+        self._take_note(tokens, proposals)
         return Chunk(proposals, computed + self.length)
 
     def _send(self, request: Request) -> None:
@@ -212,13 +212,14 @@ class ChunkProgram:
             score=None if self._verifier is None else score,
         )
 
-    def _take_note(self, tokens: list[int], proposals: Sequence[Proposal | None], cut: bool) -> None:
-        """What cache and text hold now. `cut`: steps beyond the window have spoilt its last position."""
+    def _take_note(self, tokens: list[int], proposals: Sequence[Proposal | None]) -> None:
+        """What cache and text hold now.
+
+        Steps beyond the window have spoilt its last position, but only a text's last token can stand there, and that is
+        always computed anew.
+        """
         drafted = [proposal.token for proposal in proposals if proposal is not None]
-        self._known = [*tokens, *drafted][: self._last + 1]
-        if len(drafted) < len(proposals):
-            # Behind numbers that are not finite nothing in the cache may be built upon.
-            self.model.stepped(tokens[:-1])
-            self._known = list(tokens)
-        else:
-            self.model.stepped([*tokens, *drafted[:-1]][: self._last if cut else None])
+        # Behind numbers that are not finite nothing may be built upon.
+        whole = len(drafted) == len(proposals)
+        self._known = [*tokens, *drafted] if whole else list(tokens)
+        self.model.stepped([*tokens, *drafted[:-1]] if whole else tokens[:-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends import fast_runner
+from sprinter.decoding.backends import fast, fast_cuda, fast_runner
 from sprinter.decoding.backends.checkpoint import DraftInfo, open_checkpoint, write_draft
 from sprinter.decoding.backends.fast import FastModel
+from sprinter.decoding.backends.fast_config import Architecture
+from sprinter.decoding.backends.fast_cuda import CudaRunner
 from sprinter.decoding.drafters import chunk
 from sprinter.decoding.drafters.ahead import ChunkDrafter
 from sprinter.decoding.drafters.base import Drafter
@@ -189,6 +191,29 @@ def test_repeating_recorded_operations_on_the_same_memory_is_enough(
     assert len(captures) == 1
 
 
+class OnTheCpu(CudaRunner):
+    """What runs a model on a GPU, without one."""
+
+    def __init__(self, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor) -> None:
+        super().__init__(arch, tensors, embed, "cpu")
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("gate", ["lookahead", "often full"])
+def test_draft_and_target_work_together_as_on_a_gpu(
+    pair: tuple[Path, Path], sampling: Sampling, gate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both models replay what was recorded, target calls in padded widths, catching up included."""
+    plain = write(pair, 0, sampling, gate)
+    monkeypatch.setattr(fast, "TorchRunner", OnTheCpu)
+    monkeypatch.setattr(fast_cuda, "capture", recorded)
+    monkeypatch.setattr(chunk, "capture", recorded)
+    made = write(pair, 4, sampling, gate)
+    assert made.ids == plain.ids
+    assert made.next_uniform == plain.next_uniform
+    assert np.allclose(made.losses, plain.losses, atol=1e-4)
+
+
 def test_a_cache_that_grows_is_captured_again(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = write(pair, 0, WARM)
     captures: list[int] = []
@@ -219,10 +244,13 @@ def test_a_chunk_ends_with_the_context_window(
 def test_steps_beyond_the_window_leave_nothing_behind(pair: tuple[Path, Path]) -> None:
     """After a chunk that ran into the end, the cache and the text still serve shorter texts rightly."""
     model = FastModel.load(pair[0], "float32")
-    program = ChunkProgram(model, GREEDY, VOCAB, 6, random_verifier(WIDTH))
+    program = ChunkProgram(model, GREEDY, VOCAB, 6, random_verifier(WIDTH, ROUNDLESS))
     tokens = np.random.default_rng(0).integers(2, VOCAB, CONTEXT).tolist()
     first = program.launch(chunk.Request(tokens[:-3])).proposals
     assert len(first) == 4
+    full = [*tokens[:-3], *(p.token for p in first[:3] if p)]
+    (last,) = program.launch(chunk.Request(full)).proposals
+    assert (last and (last.token, last.score)) == (first[3] and (first[3].token, first[3].score))
     assert len(program.launch(chunk.Request(tokens)).proposals) == 1
     again = program.launch(chunk.Request(tokens[:-3])).proposals
     assert [(p.token, p.score) for p in again if p] == [(p.token, p.score) for p in first if p]
@@ -298,15 +326,6 @@ def test_damaged_weights_are_reported_and_leave_nothing_to_build_upon(tmp_path: 
 
 def dice() -> Dice:
     return Dice(np.random.default_rng(0))
-
-
-def test_a_new_sequence_starts_with_nothing_computed_ahead(pair: tuple[Path, Path]) -> None:
-    drafter = ChunkDrafter(ChunkProgram(FastModel.load(pair[0], "float32"), GREEDY, VOCAB, 4))
-    counters = Counters()
-    for steps in (4, 8):
-        drafter.begin()
-        drafter.propose([1, 2], dice(), counters)
-        assert counters.draft_steps == steps
 
 
 @pytest.mark.parametrize(
