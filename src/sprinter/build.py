@@ -15,8 +15,12 @@ from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_config import objection
 from sprinter.decoding.backends.fast_weights import FORMATS
 from sprinter.decoding.backends.tokenizer import Tokenizer, load_tokenizer, require_same
+from sprinter.decoding.drafters.ahead import ChunkDrafter
+from sprinter.decoding.drafters.base import Drafter
+from sprinter.decoding.drafters.chunk import ChunkProgram, fits
 from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Engine, Limits
+from sprinter.decoding.gates.ahead import Ahead
 from sprinter.decoding.gates.base import Gate, Scorer
 from sprinter.decoding.gates.budget import BudgetGate
 from sprinter.decoding.gates.confidence import Certainty, Confidence, Margin
@@ -38,6 +42,7 @@ UNTRAINED: dict[str, type[Confidence] | type[Certainty] | type[Margin]] = {
     "margin": Margin,
 }
 DEFAULT_DRAFT_LENGTH = 4
+DEFAULT_CUDA_CHUNK = 4  # no GPU was at hand to choose it by measurement: benchmarks/gpu_steps.py measures it
 UNTRAINED_THRESHOLD = 0.5
 FAST_CPU_GROWTH = 0.1
 
@@ -97,17 +102,59 @@ class Pair:
 def build_engine(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Engine:
     """The engine of one method. Raises ConfigError, CapabilityError, BackendError or DataError."""
     limits = pair.limits(with_draft=config.method != "target")
-    gate = build_gate(pair, config)
+    chunk = chunk_length(pair, config, sampling)
+    gate = build_gate(pair, config, scored_ahead=chunk > 1)
     if config.method != "target":
         require_capabilities(pair.draft, gate.needs)
-    # The target alone drafts nothing, so it can stand where a drafter is expected.
-    model = pair.target if config.method == "target" else pair.draft
-    drafter = ModelDrafter(model, sampling, limits.vocab_size)
+    drafter = _drafter(pair, config, sampling, limits, gate, chunk)
     return Engine(pair.target, drafter, gate, _rule(config, sampling), sampling, limits)
 
 
-def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
-    """The gate of a method with its scorer."""
+def chunk_length(pair: Pair, config: DecodingConfig, sampling: Sampling) -> int:
+    """Draft tokens to compute ahead of the gate; 1 is one at a time. ConfigError where the asked chunk cannot be."""
+    if config.method == "target" or config.draft_chunk == 1:
+        return 1
+    obstacle = _no_chunks(pair.draft, sampling, config)
+    if obstacle and config.draft_chunk is not None:
+        raise ConfigError(f"draft_chunk is {config.draft_chunk}, but {obstacle}")
+    if obstacle or (config.draft_chunk is None and not pair.config.device.startswith("cuda")):
+        return 1
+    # Steps beyond what a round can hold would always be dropped.
+    longest = (config.draft_length or DEFAULT_DRAFT_LENGTH) if config.method == "exact" else config.draft_cap
+    asked = config.draft_chunk or DEFAULT_CUDA_CHUNK
+    return asked if longest is None or config.method == "draft" else min(asked, longest)
+
+
+def _no_chunks(draft: LanguageModel, sampling: Sampling, config: DecodingConfig) -> str | None:
+    """Why this draft is drawn from one token at a time, in words; None where chunks can be computed."""
+    if not isinstance(draft, FastModel):
+        return f"the {draft.info.backend} backend drafts one token at a time: use --backend fast"
+    if draft.stepper is None:
+        return "the compiled pass drafts one token at a time: use --weights float32 or bfloat16"
+    if not fits(sampling):
+        return "top-k, top-p, min-p and a repetition penalty are applied one token at a time: leave them out"
+    if config.survival:
+        return (
+            f"{config.scorer} vouches while {config.survival} tells what survives, and a chunk holds one score a token"
+        )
+    return None
+
+
+def _drafter(pair: Pair, config: DecodingConfig, sampling: Sampling, limits: Limits, gate: Gate, chunk: int) -> Drafter:
+    # The target alone drafts nothing, so it can stand where a drafter is expected.
+    model = pair.target if config.method == "target" else pair.draft
+    scorer = gate.scorer if isinstance(gate, ThresholdGate | BudgetGate) else None
+    if chunk == 1 or not isinstance(model, FastModel):
+        echoes = isinstance(scorer, Verifier) and not {"echo_same", "echo_other"}.isdisjoint(scorer.record.features)
+        return ModelDrafter(model, sampling, limits.vocab_size, echoes)
+    verifier = scorer.verifier if isinstance(scorer, Ahead) else None
+    # An untrained scorer reads the draft's logits on the host.
+    logits = scorer is not None and verifier is None
+    return ChunkDrafter(ChunkProgram(model, sampling, limits.vocab_size, chunk, verifier, logits))
+
+
+def build_gate(pair: Pair, config: DecodingConfig, scored_ahead: bool = False) -> Gate:
+    """The gate of a method with its scorer. `scored_ahead`: a verifier's scores will come with the proposals."""
     if config.method == "target":
         return FixedGate(0)
     if config.method == "draft":
@@ -116,6 +163,8 @@ def build_gate(pair: Pair, config: DecodingConfig) -> Gate:
         return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
     config = settle(pair, config)
     scorer, threshold = _scorer(pair, config)
+    if scored_ahead and isinstance(scorer, Verifier):
+        scorer = Ahead(scorer)
     if config.budget is not None:
         return BudgetGate(scorer, config.budget, config.draft_cap)
     return ThresholdGate(

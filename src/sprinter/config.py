@@ -22,6 +22,7 @@ AuditMode = Literal["free", "close"]
 UNTRAINED_SCORERS = ("confidence", "certainty", "margin")
 PAPER_THRESHOLD = 0.5
 PAPER_MAX_DRAFT = 20
+MOST_CHUNK = 64  # steps of one launch: each lengthens its graph
 
 
 def setting(default: Any, text: str) -> Any:
@@ -61,6 +62,9 @@ class DecodingConfig:
     max_draft: int | None = setting(None, "Most tokens drafted before the target is called (default 20; 0: no limit).")
     budget: float | None = setting(None, "Vouch while the predicted risk stays within this many tokens per 100.")
     draft_length: int | None = setting(None, "Tokens per round of the exact method (default 4).")
+    draft_chunk: int | None = setting(
+        None, "Draft steps per launch, ahead of the gate; 1: one at a time (default 4 on CUDA, else 1)."
+    )
 
     def __post_init__(self) -> None:
         _choice("method", self.method, get_args(Method))
@@ -76,6 +80,8 @@ class DecodingConfig:
             raise ConfigError(f"max_draft is {self.max_draft}, but must be 0 (no limit) or more")
         if self.draft_length is not None and self.draft_length < 1:
             raise ConfigError(f"draft_length is {self.draft_length}, but must be at least 1")
+        if self.draft_chunk is not None and not 1 <= self.draft_chunk <= MOST_CHUNK:
+            raise ConfigError(f"draft_chunk is {self.draft_chunk}, but must be between 1 and {MOST_CHUNK}")
         if self.budget is not None and not 0 <= self.budget <= 100:
             raise ConfigError(f"budget is {self.budget}, but must be between 0 (test all) and 100 (vouch for all)")
         if self.budget is not None and (self.threshold is not None or self.preset == "paper"):
@@ -90,6 +96,7 @@ class DecodingConfig:
             "threshold": ("sprinter", "lookahead"),
             "budget": ("sprinter",),
             "max_draft": ("sprinter", "lookahead", "lossless"),
+            "draft_chunk": ("draft", "exact", "sprinter", "lookahead", "lossless"),
         }
         for name, methods in users.items():
             if getattr(self, name) is not None and self.method not in methods:

@@ -86,11 +86,12 @@ class Proposal:
 
     token: int
     law: Law  # after the sampling transform: what the token was drawn from
-    logits: FloatArray  # [width], before the transform
+    logits: FloatArray  # [width], before the transform; empty where the drafter keeps them on its device
     ids: IntArray | None  # tokens the logits stand for, [width]; None for 0 .. width - 1
     hidden: FloatArray | None  # [hidden], at the position that predicts the token
     embedding: FloatArray | None  # [hidden], of the drafted token
     echo: tuple[int, int] = (0, 0)  # tokens of the longest ending that this token, or another one, followed before
+    score: float | None = None  # the verifier's, where the drafter's device has computed it already
 
 
 @dataclass(slots=True)

@@ -125,17 +125,27 @@ class Dice:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
+        self._ahead: list[float] = []  # drawn from the generator, not yet used
+
+    def peek(self, count: int) -> list[float]:
+        """The next `count` uniforms, without using them: every later question is answered as if nobody had looked."""
+        self._ahead += [self._rng.random() for _ in range(count - len(self._ahead))]
+        return self._ahead[:count]
+
+    def uniform(self) -> float:
+        """The next uniform in [0, 1)."""
+        return self._ahead.pop(0) if self._ahead else self._rng.random()
 
     def accept(self, probability: float) -> bool:
         """True with the given probability."""
-        return self._rng.random() < probability
+        return self.uniform() < probability
 
     def draw(self, law: Law) -> int:
         """A token from `law`, by inversion of its distribution function."""
         if len(law.probs) == 1:
             return law.token_at(0)
         probs, start = law.probs, 0
-        point = self._rng.random()
+        point = self.uniform()
         if (place := rows.draw(probs, point)) is not None:
             return law.token_at(place)
         if len(probs) > _BLOCK:

@@ -178,6 +178,18 @@ def test_every_question_takes_a_fresh_uniform() -> None:
     assert [dice.accept(0.5) for _ in range(20)] == [bool(u < 0.5) for u in same.random(20)]
 
 
+def test_looking_ahead_changes_no_answer() -> None:
+    law = Law(np.full(8, 0.125))
+    plain, looked = Dice(np.random.default_rng(5)), Dice(np.random.default_rng(5))
+    found: tuple[list[object], list[object]] = [], []
+    for step in range(12):
+        seen = looked.peek(step % 4)
+        for own, dice in zip(found, (plain, looked), strict=True):
+            own += [dice.accept(0.4), dice.draw(law), dice.uniform()]
+        assert looked.peek(2) != seen
+    assert found[0] == found[1]
+
+
 def test_what_is_certain_is_always_accepted_and_what_is_impossible_never() -> None:
     assert Dice(Fixed(0.9999999999999999)).accept(1.0)
     assert not Dice(Fixed(0.0)).accept(0.0)

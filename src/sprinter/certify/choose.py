@@ -86,7 +86,7 @@ class Choice:
         """`config` with what the certificate prescribes; `threshold` as a guard asks for it, else the chosen one."""
         threshold = self.threshold if threshold is None else threshold
         if math.isinf(threshold):
-            return DecodingConfig(method="exact")
+            return DecodingConfig(method="exact", draft_chunk=config.draft_chunk)
         setting = self.certificate.setting
         prescribed: dict[str, Any] = {
             "scorer": setting.scorer,

@@ -16,7 +16,7 @@ from sprinter.errors import ConfigError
 
 @with_settings(
     *PAIR,
-    *("method", "preset", "scorer", "threshold", "lookahead", "budget", "max_draft", "draft_length"),
+    *("method", "preset", "scorer", "threshold", "lookahead", "budget", "max_draft", "draft_length", "draft_chunk"),
     *("max_new_tokens", *SAMPLING, "stop", "seed", "audit"),
 )
 def generate(

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
-from sprinter.decoding.drafters.base import Drafter
+from sprinter.decoding.drafters.base import Drafter, PerRound
 from sprinter.decoding.gates.base import Gate, PerSequence
 from sprinter.decoding.rules.base import AcceptanceRule
 from sprinter.errors import ConfigError
@@ -97,6 +97,8 @@ class Run:
         """Draft until the gate stops, ask the target once, keep what the rule lets stand."""
         draft = self._draft = Draft()
         context = len(self.tokens)
+        if isinstance(self.engine.drafter, PerRound):
+            self.engine.drafter.begin_round()
         for place in self._drafted(draft):
             yield Emitted(draft.tokens[place], "vouched", draft.scores[place])
         released = self._unseen

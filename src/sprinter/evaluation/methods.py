@@ -14,6 +14,7 @@ from sprinter.build import Pair, build_engine, settle
 from sprinter.config import DecodingConfig, from_mapping
 from sprinter.decoding.audit import Audit
 from sprinter.decoding.backends.base import LanguageModel
+from sprinter.decoding.drafters.ahead import ChunkDrafter
 from sprinter.decoding.drafters.model import ModelDrafter
 from sprinter.decoding.engine import Engine, Run
 from sprinter.decoding.gates.fallback import FallbackGate
@@ -209,7 +210,7 @@ def _bild(spec: Spec, bench: Bench) -> Method:
     if unknown:
         raise ConfigError(f"method {spec.text!r}: bild has no option {unknown[0]!r}")
     pair, limits = bench.pair, bench.pair.limits(with_draft=True)
-    drafter = ModelDrafter(pair.draft, bench.sampling, limits.vocab_size)
+    drafter = ModelDrafter(pair.draft, bench.sampling, limits.vocab_size, echoes=False)
     rule = RollbackRule(fallback, rollback, bench.sampling)
     engine = Engine(pair.target, drafter, FallbackGate(fallback, max_draft), rule, Sampling(1.0), limits)
     settings = {"method": "bild", "fallback": fallback, "rollback": rollback, "max_draft": max_draft}
@@ -225,10 +226,10 @@ class EngineMethod:
         self.engine = engine
         self.exact = exact
         self.audited = audited
-        drafts = isinstance(engine.drafter, ModelDrafter) and engine.drafter.model is not engine.target
         self.models: list[LanguageModel] = [engine.target]
-        if drafts and isinstance(engine.drafter, ModelDrafter):
-            self.models.append(engine.drafter.model)
+        drafter = engine.drafter
+        if isinstance(drafter, ModelDrafter | ChunkDrafter) and drafter.model is not engine.target:
+            self.models.append(drafter.model)
         self.facts: Mapping[str, Any] = {
             **facts,
             "runs_on": [f"{m.info.name} ({m.info.backend}, {m.info.weights})" for m in self.models],

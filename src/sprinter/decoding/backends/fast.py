@@ -124,15 +124,9 @@ class FastModel:
 
     def forward(self, tokens: Sequence[int], num_last: int) -> ModelOutput:
         """See `LanguageModel.forward`."""
-        check_request(self.info, tokens, num_last)
         tokens = tokens if isinstance(tokens, list) else list(tokens)
-        # Rows asked for are computed even where their keys are cached: the cache holds no logits.
-        start = min(common_prefix(self._cached, tokens), len(tokens) - num_last)
+        start = self._reuse(tokens, num_last)
         new = tokens[start:]
-        if min(new) < 0 or max(new) >= self.info.vocab_size:
-            last = self.info.vocab_size - 1
-            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
-        del self._cached[start:]
         try:
             logits, hidden, facts = self._runner.run(new, start, num_last)
         except FloatingPointError:
@@ -140,6 +134,42 @@ class FastModel:
         # Only now: had the pass failed, the cache must not claim its positions.
         self._cached += new
         return ModelOutput(logits, hidden, len(new), facts)
+
+    def _reuse(self, tokens: list[int], num_last: int) -> int:
+        """How many of `tokens` the cache keeps when the last `num_last` are asked for; it drops all behind them."""
+        check_request(self.info, tokens, num_last)
+        # Rows asked for are computed even where their keys are cached: the cache holds no logits.
+        start = min(common_prefix(self._cached, tokens), len(tokens) - num_last)
+        new = tokens[start:]
+        if min(new) < 0 or max(new) >= self.info.vocab_size:
+            last = self.info.vocab_size - 1
+            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
+        del self._cached[start:]
+        return start
+
+    @property
+    def stepper(self) -> TorchRunner | None:
+        """What runs steps of static shapes (`TorchRunner.step_at`); None where the compiled pass computes."""
+        return self._runner if isinstance(self._runner, TorchRunner) else None
+
+    def catch_up(self, tokens: list[int]) -> int:
+        """Bring all but the last of `tokens` into the cache, for steps from the last on; returns how many it computed.
+
+        Nothing is read back, so non-finite numbers show in the steps that follow. Raises as `forward` does, and
+        BackendError where there are no static steps.
+        """
+        if self.stepper is None:
+            raise BackendError(f"the compiled pass of {self.info.name} has no steps of static shapes")
+        start = self._reuse(tokens, 1)
+        new = tokens[start:-1]
+        if new:
+            self.stepper.advance(new, start)
+            self._cached += new
+        return len(new)
+
+    def stepped(self, tokens: list[int]) -> None:
+        """Take note that steps have brought the keys and values of all `tokens` into the cache."""
+        self._cached = list(tokens)
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""

@@ -1,66 +1,56 @@
-"""One-token steps as CUDA graphs: a step of many small kernels is then launched as one."""
+"""Narrow passes as CUDA graphs: a pass of many small kernels is then launched as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from sprinter.decoding.backends.capture import capture, upload
 from sprinter.decoding.backends.fast_config import Architecture
 from sprinter.decoding.backends.fast_runner import TorchRunner
 
-_WARM_UPS = 3  # passes before capture, so that libraries have allocated what they need
+WIDTHS: Final = (1, 2, 4, 8, 16, 32)  # rows of the graphs; a pass takes the narrowest that holds it
+Replay = Callable[[], tuple[Tensor, Tensor]]
 
 
 class CudaRunner(TorchRunner):
-    """A `TorchRunner` whose one-token steps replay a graph of fixed shapes; wider passes run as they are.
+    """A `TorchRunner` whose passes of up to 32 rows replay graphs of fixed shapes; wider passes run as they are.
 
-    The graph reads its token and position from two tensors and attends over the cache's whole capacity under a mask.
-    It is captured again when the cache grows, as its tensors move then.
+    A graph reads its tokens and positions from one tensor and attends over the cache's whole capacity under a mask.
+    Rows beyond the pass are filled up behind its end, where nothing sees them. All are captured again when the cache
+    grows, as its tensors move then.
     """
 
     def __init__(self, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, device: str) -> None:
         super().__init__(arch, tensors, embed, device)
-        self._token = torch.zeros(1, dtype=torch.int64, device=self._device)
-        self._position = torch.zeros(1, dtype=torch.int64, device=self._device)
-        self._captured: tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]] | None = None
+        self._inputs = {n: torch.zeros(2, n, dtype=torch.int64, device=self._device) for n in WIDTHS}
+        self._graphs: dict[int, Replay] = {}
+        self._captured_at = 0  # the capacity the graphs attend over
 
     def compute(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
-        """See `TorchRunner.compute`; the results of a one-token step hold until the next."""
-        if self._cache.reserve(start + len(ids)):
-            self._captured = None
-        if len(ids) != 1:
+        """See `TorchRunner.compute`; the results of a narrow pass hold until the next of its width."""
+        width = next((n for n in WIDTHS if n >= len(ids)), None)
+        if width is None or start + width > self._arch.context_length:
             return super().compute(ids, start, num_last)
-        self._token.fill_(ids[0])
-        self._position.fill_(start)
-        if self._captured is None:
-            self._captured = self._capture()
-        graph, result = self._captured
-        graph.replay()
-        return result
+        self.reserve(start + width)
+        filled = [*ids, *[0] * (width - len(ids)), *range(start, start + width)]
+        self._inputs[width].copy_(upload(filled, torch.int64, self._device).view(2, width), non_blocking=True)
+        rows = slice(len(ids) - num_last, len(ids))
+        logits, hidden = self._graph(width)()
+        return logits[rows], hidden[rows]
 
-    def step(self) -> tuple[Tensor, Tensor]:
-        """(logits [1, width], hidden [1, hidden]) of the token and position in the two tensors; static shapes only."""
-        capacity = self._cache.kv.shape[3]
-        seen = torch.arange(capacity, device=self._device) <= self._position  # [capacity]
-        mask = torch.zeros(1, capacity, device=self._device, dtype=self._cache.kv.dtype)
-        mask = mask.masked_fill(~seen, -torch.inf)  # [1, capacity]
-        x = self._embed[self._token].float()  # [1, hidden], a copy
-        rotary = self._cache.rotary[self._position]  # [1, 1, head_dim / 2]
-        return self._finish(self._layers_on(x, rotary, self._cache.kv, self._position, mask))
+    def advance(self, ids: Sequence[int], start: int) -> None:
+        """See `TorchRunner.advance`."""
+        with torch.inference_mode():
+            self.compute(ids, start, 1)
 
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]:
-        # Warming up on a side stream is what graph capture asks for. It writes the keys and values of this very
-        # position, which the replay then writes again, so nothing is spoilt.
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        current = torch.cuda.current_stream(self._device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self.step()
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = self.step()
-        return graph, result
+    def _graph(self, width: int) -> Replay:
+        if self._captured_at != self.capacity:
+            self._graphs, self._captured_at = {}, self.capacity
+        if width not in self._graphs:
+            tokens, positions = self._inputs[width]
+            self._graphs[width] = capture(lambda: self.step_at(tokens, positions), self._device)
+        return self._graphs[width]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sprinter.decoding.backends.base import is_finite
+from sprinter.decoding.backends.capture import upload
 from sprinter.decoding.backends.fast_config import Architecture, rotary_table
 from sprinter.decoding.backends.fast_weights import HEAD, linear
 from sprinter.decoding.backends.quant import Linear
@@ -100,9 +101,56 @@ class TorchRunner:
             raise FloatingPointError
         return logits, hidden, None
 
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def capacity(self) -> int:
+        """Positions the cache has room for; its tensors move when, and only when, this changes."""
+        return self._cache.kv.shape[3]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values in the cache: what one step of static shapes reads of it."""
+        return self._cache.kv.numel() * self._cache.kv.element_size()
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions."""
+        self._cache.reserve(length)
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Input embeddings of tokens [rows] int64, where the model is: float32 [rows, hidden], a copy."""
+        return self._embed[tokens].float()
+
+    def advance(self, ids: Sequence[int], start: int) -> None:
+        """Bring the keys and values of `ids` at positions `start`, start+1, ... into the cache; waits for nothing."""
+        with torch.inference_mode():
+            self.reserve(start + len(ids))
+            if len(ids) == 1:
+                # As a chunk of steps would have computed it, to the last bit.
+                where = (upload([value], torch.int64, self._device) for value in (ids[0], start))
+                self.step_at(*where)
+            else:
+                for i in range(0, len(ids), _CHUNK):
+                    self._blocks(ids[i : i + _CHUNK], start + i)
+
+    def step_at(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits [rows, width], hidden [rows, hidden]) of tokens [rows] int64 at `positions` [rows] int64.
+
+        Static shapes: attends over the cache's whole capacity under a mask, and waits for nothing. The positions must
+        have room, and those before them must have been run.
+        """
+        capacity, group = self.capacity, self._arch.group_size
+        hides = torch.arange(capacity, device=self._device) > positions[:, None]  # [rows, capacity]
+        mask = torch.zeros(hides.shape, device=self._device, dtype=self._cache.kv.dtype)
+        mask = mask.masked_fill(hides, -torch.inf).repeat(group, 1)  # [group * rows, capacity]
+        rotary = self._cache.rotary[positions]  # [rows, 1, head_dim / 2]
+        return self._finish(self._layers_on(self.embedding(tokens), rotary, self._cache.kv, positions, mask))
+
     def compute(self, ids: Sequence[int], start: int, num_last: int) -> tuple[Tensor, Tensor]:
         """(logits [num_last, width], hidden [num_last, hidden]) where the model is."""
-        self._cache.reserve(start + len(ids))
+        self.reserve(start + len(ids))
         rows = [self._blocks(ids[i : i + _CHUNK], start + i) for i in range(0, len(ids), _CHUNK)]
         return self._finish((rows[0] if len(rows) == 1 else torch.cat(rows))[-num_last:])
 
@@ -121,10 +169,10 @@ class TorchRunner:
 
     def _blocks(self, ids: Sequence[int], start: int) -> Tensor:
         """The residual stream after the last layer, [rows, hidden]."""
-        end, indices = start + len(ids), torch.tensor(ids, dtype=torch.int64, device=self._device)
+        end, indices = start + len(ids), upload(ids, torch.int64, self._device)
         place, kv = slice(start, end), self._cache.kv[:, :, :, :end]
         mask = self._mask(len(ids), start)
-        return self._layers_on(self._embed[indices].float(), self._cache.rotary[place], kv, place, mask)
+        return self._layers_on(self.embedding(indices), self._cache.rotary[place], kv, place, mask)
 
     def _layers_on(self, x: Tensor, rotary: Tensor, kv: Tensor, place: slice | Tensor, mask: Tensor | None) -> Tensor:
         """All layers on x [rows, hidden] (overwritten), whose keys and values go to `place` in kv's positions.

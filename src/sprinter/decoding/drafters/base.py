@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sprinter.records import Counters, Proposal
 from sprinter.sampling import Dice
@@ -14,3 +14,11 @@ class Drafter(Protocol):
 
     def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
         """Draw the token after `tokens` and say from what; count the work in `counters`."""
+
+
+@runtime_checkable
+class PerRound(Protocol):
+    """What a drafter adds that works ahead of the gate."""
+
+    def begin_round(self) -> None:
+        """The next token asked for is the first since the last target call, or of a sequence."""

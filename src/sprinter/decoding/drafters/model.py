@@ -14,12 +14,15 @@ from sprinter.sampling import Dice, Sampling
 class ModelDrafter:
     """Draws each token from a draft model's law under the sampling transform."""
 
-    def __init__(self, model: LanguageModel, sampling: Sampling, vocab_size: int) -> None:
-        """`vocab_size`: ids both models know; logits of ids beyond it are padding and dropped."""
+    def __init__(self, model: LanguageModel, sampling: Sampling, vocab_size: int, echoes: bool = True) -> None:
+        """`vocab_size`: ids both models know; logits of ids beyond it are padding and dropped.
+
+        Without `echoes` proposals say that nothing of the text has stood before, for gates that do not ask.
+        """
         self.model = model
         self._sampling = sampling
         self._vocab_size = vocab_size
-        self._echo = Echo()
+        self._echo = Echo() if echoes else None
 
     def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
         started = perf_counter()
@@ -34,4 +37,5 @@ class ModelDrafter:
         token = dice.draw(law)
         embedding = self.model.embedding(token) if self.model.capabilities.embedding else None
         hidden = None if output.hidden is None else output.hidden[0]  # [hidden]
-        return Proposal(token, law, logits, ids, hidden, embedding, self._echo.look(tokens, token))
+        echo = (0, 0) if self._echo is None else self._echo.look(tokens, token)
+        return Proposal(token, law, logits, ids, hidden, embedding, echo)

@@ -25,7 +25,7 @@ SCALARS = (
     "echo_other",
 )
 
-_FLOOR = -20.0  # of a log-probability: what lies below is as good as impossible
+FLOOR = -20.0  # of a log-probability: what lies below is as good as impossible
 
 
 def needs_of(names: Sequence[str]) -> Capabilities:
@@ -112,8 +112,8 @@ def scalars(draft: Draft) -> FloatArray:
     previous = draft.scores[-1] if draft.scores else 1.0
     return np.array(
         [
-            max(_FLOOR, math.log(max(proposal.law.prob(proposal.token), 1e-30))),
-            max(_FLOOR, float(own - peak) - log_total),
+            max(FLOOR, math.log(max(proposal.law.prob(proposal.token), 1e-30))),
+            max(FLOOR, float(own - peak) - log_total),
             log_total - moment / total,
             (1 - math.exp(second - float(peak))) / total,
             math.log1p(rank),

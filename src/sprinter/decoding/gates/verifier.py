@@ -74,6 +74,14 @@ class Verifier:
         curves = json.dumps(dict(self.record.calibration), sort_keys=True)
         return hashlib.sha256(f"{self.record.weights_sha256} {curves}".encode()).hexdigest()
 
+    def head(
+        self,
+    ) -> tuple[list[tuple[FloatArray, FloatArray]], tuple[FloatArray, float], tuple[FloatArray, FloatArray] | None]:
+        """What another device needs to score alike: hidden layers (weight [out, in], bias [out]) with ReLU behind each,
+        (weight [in], bias) of the output that scores, and (knots, values) of its calibration curve or None."""
+        curve = None if self._knots is None or self._values is None else (self._knots, self._values)
+        return list(self._layers), (self._last_weight, self._last_bias), curve
+
     def score(self, draft: Draft) -> float:
         if self._compiled is not None and (score := self._compiled.score(draft)) is not None:
             return score

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sprinter.decoding.backends import fast_cuda, fast_runner
 from sprinter.decoding.backends.checkpoint import open_checkpoint
 from sprinter.decoding.backends.fast import FastModel
 from sprinter.decoding.backends.fast_config import architecture
 from sprinter.decoding.backends.fast_cuda import CudaRunner
 from sprinter.decoding.backends.fast_weights import prepare, quantised_parts
 from sprinter.errors import ConfigError
+from tests.support.recorded import recorded
 from tests.unit.decoding.backends.test_fast import CONFIG, TOKENS, write_model
 
 
@@ -24,22 +28,50 @@ class Source:
         self.read = self.checkpoint.tensor
 
 
-def test_the_static_step_equals_the_ordinary_pass_also_after_a_rollback(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model", {**CONFIG, "max_position_embeddings": 64})
+def cuda_runner(folder: Path) -> CudaRunner:
+    """A runner for graphs, on the CPU: there it runs what a graph would hold."""
     source, arch = Source(folder), architecture(CONFIG)
     embed = source.read("model.embed_tokens.weight")
-    runner = CudaRunner(arch, prepare(source, arch, embed, "float32", quantised_parts), embed, "cpu")
-    ordinary = FastModel.load(folder, "float32")
-    with torch.inference_mode():
-        runner.run(TOKENS[:8], 0, 1)
-        for sequence in ([*TOKENS[:8], 5], [*TOKENS[:8], 5, 6], [*TOKENS[:8], 5, 6, 7], [*TOKENS[:8], 9]):
-            runner._token.fill_(sequence[-1])
-            runner._position.fill_(len(sequence) - 1)
-            logits, hidden = runner.step()
-            expected = ordinary.forward(sequence, 1)
-            assert np.abs(logits.numpy() - expected.logits).max() < 1e-5
-            assert expected.hidden is not None
-            assert np.abs(hidden.numpy() - expected.hidden).max() < 1e-5
+    return CudaRunner(arch, prepare(source, arch, embed, "float32", quantised_parts), embed, "cpu")
+
+
+def test_passes_of_any_width_equal_the_ordinary_ones_also_after_a_rollback(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", CONFIG)
+    runner, ordinary = cuda_runner(folder), FastModel.load(folder, "float32")
+    runner.run(TOKENS[:8], 0, 1)
+    ordinary.forward(TOKENS[:8], 1)
+    for start, new in ((8, [5]), (9, [6, 7, 8]), (12, [1]), (9, [9, 9]), (11, [4] * 33), (11, [2, 3]), (60, [7, 8, 9])):
+        context = [*ordinary._cached, *[3] * 60][:start]
+        if start == 60:
+            runner.run(context[13:], 13, 1)  # no room for a graph's four rows behind this
+        logits, hidden = runner.run(new, start, len(new))
+        expected = ordinary.forward([*context, *new], len(new))
+        assert logits.shape == expected.logits.shape
+        assert np.abs(logits - expected.logits).max() < 1e-4
+        assert expected.hidden is not None
+        assert np.abs(hidden - expected.hidden).max() < 1e-4
+
+
+def test_a_graph_is_captured_once_per_width_and_again_when_the_cache_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures: list[int] = []
+
+    def counting(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+        captures.append(1)
+        return recorded(work, device)
+
+    monkeypatch.setattr(fast_cuda, "capture", counting)
+    monkeypatch.setattr(fast_runner, "_FIRST_CAPACITY", 16)
+    folder = write_model(tmp_path / "model", CONFIG)
+    runner, ordinary = cuda_runner(folder), FastModel.load(folder, "float32")
+    runner.run(TOKENS[:8], 0, 1)  # the graph of 8 rows
+    for end, captured in ((9, 2), (10, 2), (9, 2), (11, 2)):
+        logits, _ = runner.run([TOKENS[end - 1]], end - 1, 1)
+        assert np.abs(logits - ordinary.forward(TOKENS[:end], 1).logits).max() < 1e-5
+        assert len(captures) == captured
+    runner.run([1, 2, 3, 4, 5], 11, 1)  # eight rows from 11 on need more than 16 positions
+    assert len(captures) == 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
@@ -57,6 +89,6 @@ def test_replayed_steps_equal_the_cpu_also_when_the_cache_grows(tmp_path: Path, 
     tokens = np.random.default_rng(0).integers(0, 96, 300).tolist()
     tolerance = 1e-3 if weights == "float32" else 0.1
     gpu.forward(tokens[:250], 1)
-    for end in [*range(251, 270), 255, 300]:
-        found, expected = gpu.forward(tokens[:end], 1).logits, cpu.forward(tokens[:end], 1).logits
+    for end, rows in [*((end, 1) for end in range(251, 270)), (255, 1), (258, 4), (300, 33)]:
+        found, expected = gpu.forward(tokens[:end], rows).logits, cpu.forward(tokens[:end], rows).logits
         assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()

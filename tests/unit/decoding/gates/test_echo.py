@@ -54,3 +54,10 @@ def test_the_drafter_hands_the_echo_of_its_own_context_on() -> None:
         assert proposal.echo == counted(tokens, proposal.token)
         # Every third token falls, as a rejected one does.
         tokens = [*tokens, proposal.token] if len(tokens) % 3 else [*tokens[:-1], (proposal.token + 1) % 4, 0]
+
+
+def test_a_drafter_need_not_look_for_echoes() -> None:
+    drafter = ModelDrafter(ToyModel.random(4, order=1, seed=3), Sampling(), 4, echoes=False)
+    proposal = drafter.propose([0, 1, 0, 1, 0], Dice(np.random.default_rng(0)), Counters())
+    assert counted([0, 1, 0, 1, 0], proposal.token) != (0, 0)
+    assert proposal.echo == (0, 0)
