@@ -262,8 +262,10 @@ def _record(
     config: DistillConfig, entries: Sequence[Sequence[corpus.Entry]], score: Score, covered: float, work: Path
 ) -> dict[str, Any]:
     """What the draft's folder says about its making."""
+    # A draft is handed on; on whose disk the earlier one lay is nobody's business.
+    init = None if config.init is None else Path(config.init).name
     return {
-        "config": asdict(config),
+        "config": {**asdict(config), "init": init},
         "entries": sum(map(len, entries)),
         "trace_files": len(list(corpus.traces(work / "train"))),
         "head_coverage": round(covered, 4),

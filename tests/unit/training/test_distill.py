@@ -100,11 +100,27 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(toy: Path, tmp_path: 
         torch.testing.assert_close(value, second[name], rtol=0, atol=0)
 
 
+def test_a_further_file_leaves_the_traces_of_the_earlier_ones(toy: Path, tmp_path: Path) -> None:
+    lines = [{"title": f"more {i}", "text": " ".join(WORDS[(i * 11 + j) % 60] for j in range(30))} for i in range(30)]
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run(toy, tmp_path / "one", work=tmp_path / "one.work")
+    distill(toy / "target", [toy / "texts.jsonl", more], tmp_path / "two", SMALL, tmp_path / "two.work")
+    for part, grows in (("train", True), ("test", False)):  # the first file fills the held-out part
+        first, both = (list(corpus.traces(tmp_path / f"{name}.work" / part)) for name in ("one", "two"))
+        assert (len(both) > len(first)) == grows
+        for mine, same in zip(first, both, strict=False):
+            assert mine.name == same.name
+            assert torch.equal(corpus.load_trace(mine).hidden, corpus.load_trace(same).hidden)
+
+
 def test_a_draft_can_be_trained_further(toy: Path, tmp_path: Path) -> None:
     run(toy, tmp_path / "first")
     still = dataclasses.replace(SMALL.train, steps=1, lr=1e-9, weight_decay=0.0)
     run(toy, tmp_path / "second", dataclasses.replace(SMALL, init=str(tmp_path / "first"), train=still))
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    record = json.loads((tmp_path / "second" / "draft.json").read_text())["record"]
+    assert record["config"]["init"] == "first"  # where it lay on this disk is left out
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=0, atol=1e-2 * float(value.abs().max()))
     with pytest.raises(ConfigError, match="layers"):
