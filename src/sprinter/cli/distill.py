@@ -30,7 +30,7 @@ def distill(
     data: Annotated[list[Path], typer.Option(help="JSON lines with 'text', optional 'title' and 'chat'. Repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder of the new draft.")],
     layers: Annotated[str, typer.Option(help="How many layers, or which of the target's: 0,1,2,29.")] = "4",
-    feed_forward: Annotated[int | None, typer.Option(help="Neurons left in each layer's feed-forward part.")] = None,
+    feed_forward: Annotated[int | None, typer.Option(help="Neurons left per layer; default: all.")] = None,
     init: Annotated[Path | None, typer.Option(help="Go on from an earlier draft folder of this target.")] = None,
     head_tokens: Annotated[int, typer.Option(help="Head over the target's most frequent tokens; 0: all.")] = 0,
     new_tokens: Annotated[int, typer.Option(help="Tokens the target writes per prompt; 0: it reads the texts.")] = 80,
