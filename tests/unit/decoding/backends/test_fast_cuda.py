@@ -44,7 +44,7 @@ def test_passes_of_any_width_equal_the_ordinary_ones_also_after_a_rollback(tmp_p
         context = [*ordinary._cached, *[3] * 60][:start]
         if start == 60:
             runner.run(context[13:], 13, 1)  # no room for a graph's four rows behind this
-        logits, hidden = runner.run(new, start, len(new))
+        logits, hidden, _ = runner.run(new, start, len(new))
         expected = ordinary.forward([*context, *new], len(new))
         assert logits.shape == expected.logits.shape
         assert np.abs(logits - expected.logits).max() < 1e-4
@@ -67,7 +67,7 @@ def test_a_graph_is_captured_once_per_width_and_again_when_the_cache_grows(
     runner, ordinary = cuda_runner(folder), FastModel.load(folder, "float32")
     runner.run(TOKENS[:8], 0, 1)  # the graph of 8 rows
     for end, captured in ((9, 2), (10, 2), (9, 2), (11, 2)):
-        logits, _ = runner.run([TOKENS[end - 1]], end - 1, 1)
+        logits, *_ = runner.run([TOKENS[end - 1]], end - 1, 1)
         assert np.abs(logits - ordinary.forward(TOKENS[:end], 1).logits).max() < 1e-5
         assert len(captures) == captured
     runner.run([1, 2, 3, 4, 5], 11, 1)  # eight rows from 11 on need more than 16 positions
