@@ -29,7 +29,6 @@ from sprinter.decoding.engine import Engine
 from sprinter.evaluation.bootstrap import paired_ratio
 from sprinter.evaluation.timing import forget
 from sprinter.provenance import stamp
-from sprinter.records import Draft, FloatArray, Law, RowFacts, Verdict
 from sprinter.sampling import Dice, Sampling
 
 PROMPTS = Path(__file__).with_name("prompts") / "chat.jsonl"
@@ -45,30 +44,16 @@ class TimedAudit(Audit):
         super().__init__()
         self.thread_s = 0.0
 
-    def observe(
-        self,
-        draft: Draft,
-        verdict: Verdict,
-        laws: Sequence[Law],
-        logits: FloatArray,
-        facts: RowFacts | None = None,
-    ) -> None:
+    def observe(self, *call: Any) -> None:
         started = thread_time()
-        super().observe(draft, verdict, laws, logits, facts)
+        super().observe(*call)
         self.thread_s += thread_time() - started
 
 
 class NoAudit(TimedAudit):
     """An audit that does not look."""
 
-    def observe(
-        self,
-        draft: Draft,
-        verdict: Verdict,
-        laws: Sequence[Law],
-        logits: FloatArray,
-        facts: RowFacts | None = None,
-    ) -> None:
+    def observe(self, *call: Any) -> None:
         pass
 
 

@@ -80,6 +80,8 @@ class Run:
         self.audit = audit
         self.counters = Counters()
         self.finish_reason: FinishReason | None = None
+        # Asked once: to look for a protocol's methods in every round takes microseconds.
+        self._per_round = engine.drafter if isinstance(engine.drafter, PerRound) else None
         self._draft = Draft()
         self._unseen = 0  # drafted tokens that are final though no target call has passed over them
 
@@ -97,8 +99,8 @@ class Run:
         """Draft until the gate stops, ask the target once, keep what the rule lets stand."""
         draft = self._draft = Draft()
         context = len(self.tokens)
-        if isinstance(self.engine.drafter, PerRound):
-            self.engine.drafter.begin_round()
+        if self._per_round is not None:
+            self._per_round.begin_round()
         for place in self._drafted(draft):
             yield Emitted(draft.tokens[place], "vouched", draft.scores[place])
         released = self._unseen
