@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from sprinter.bench.bootstrap import paired_ratio
+from sprinter.bench.timing import forget
 from sprinter.build import Pair, build_engine
 from sprinter.config import DecodingConfig, ModelConfig
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.engine import Engine
-from sprinter.evaluation.bootstrap import paired_ratio
-from sprinter.evaluation.timing import forget
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.engine import Engine
+from sprinter.observers.audit import Audit
 from sprinter.provenance import stamp
-from sprinter.sampling import Dice, Sampling
 
 PROMPTS = Path(__file__).with_name("prompts") / "chat.jsonl"
 METHODS = ("target", "exact", "sprinter")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sprinter.evaluation.tables import (
+from sprinter.bench.tables import (
     excess_interval,
     likelihood_change,
     number,

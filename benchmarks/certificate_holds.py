@@ -20,8 +20,8 @@ from sprinter.certify.certificate import Certificate
 from sprinter.certify.choose import setting_of
 from sprinter.certify.risks import losses_of, risk_named
 from sprinter.config import Config, make_config
-from sprinter.training.corpus import read_entries
-from sprinter.training.splits import prompt_of, select
+from sprinter.learn.corpus import read_entries
+from sprinter.learn.splits import prompt_of, select
 
 
 def settings_of(certificate: Certificate, models: dict[str, str]) -> Config:

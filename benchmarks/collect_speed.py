@@ -18,11 +18,11 @@ import torch
 
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
+from sprinter.core.sampling import Sampling
+from sprinter.learn.collect import CollectSettings, CollectSource, collect
+from sprinter.learn.prompts import Prompt, read_prompts
+from sprinter.learn.rows import load_rows
 from sprinter.provenance import stamp
-from sprinter.sampling import Sampling
-from sprinter.training.collect import CollectSettings, CollectSource, collect
-from sprinter.training.prompts import Prompt, read_prompts
-from sprinter.training.rows import load_rows
 
 GREEDY, OTHERS = Sampling(0.0), (Sampling(0.7, top_p=0.9), Sampling(1.0))
 

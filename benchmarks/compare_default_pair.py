@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sprinter.bench.bench import BenchConfig, Step, run_bench
+from sprinter.bench.methods import Bench, make_method, parse_specs
+from sprinter.bench.report import write_outputs
+from sprinter.bench.tables import terminal_table
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
+from sprinter.core.sampling import Sampling
 from sprinter.errors import CertificateError, ConfigError
-from sprinter.evaluation.bench import BenchConfig, Step, run_bench
-from sprinter.evaluation.methods import Bench, make_method, parse_specs
-from sprinter.evaluation.report import write_outputs
-from sprinter.evaluation.tables import terminal_table
-from sprinter.sampling import Sampling
-from sprinter.training.splits import TEST_BUCKETS
+from sprinter.learn.splits import TEST_BUCKETS
 
 LEVELS = ("tv=0.05", "tv=0.1", "atypical=0.02", "atypical=0.05")
 MEASURED = {"tv": (0.05, 0.1), "atypical": (0.02, 0.05)}

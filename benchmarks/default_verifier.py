@@ -18,21 +18,21 @@ from pathlib import Path
 from time import perf_counter
 
 from sprinter.api import Sprinter
+from sprinter.bench.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
+from sprinter.bench.gates_plot import plot_gates
 from sprinter.build import Pair
 from sprinter.cli.frontier import _gates, _results
 from sprinter.config import ModelConfig
-from sprinter.decoding.backends.hf import HFModel
-from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
-from sprinter.evaluation.gates_plot import plot_gates
+from sprinter.core.sampling import Sampling
+from sprinter.learn.batched import BatchModel, OneByOne
+from sprinter.learn.collect import CollectSettings, CollectSource, collect, text_seed
+from sprinter.learn.fit import PRESETS, fit
+from sprinter.learn.prompts import Prompt, read_prompts
+from sprinter.learn.rows import load_rows
+from sprinter.learn.save import save_verifier
+from sprinter.learn.texts import TextSettings, TextStore
+from sprinter.models.hf import HFModel
 from sprinter.provenance import stamp
-from sprinter.sampling import Sampling
-from sprinter.training.batched import BatchModel, OneByOne
-from sprinter.training.collect import CollectSettings, CollectSource, collect, text_seed
-from sprinter.training.fit import PRESETS, fit
-from sprinter.training.prompts import Prompt, read_prompts
-from sprinter.training.rows import load_rows
-from sprinter.training.save import save_verifier
-from sprinter.training.texts import TextSettings, TextStore
 
 TRANSFORMS = {"greedy": Sampling(0.0), "free": Sampling(1.0), "warm": Sampling(0.7, top_p=0.9)}
 TOKENS = 48

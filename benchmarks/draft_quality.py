@@ -19,10 +19,10 @@ import numpy as np
 
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
+from sprinter.core.records import FloatArray
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.learn import corpus, splits
 from sprinter.provenance import stamp
-from sprinter.records import FloatArray
-from sprinter.sampling import Dice, Sampling
-from sprinter.training import corpus, splits
 
 NEW_TOKENS = 64
 NUM_PROMPTS = 60

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from make_default_pair import CONFIG
 
+from sprinter.learn import head, student
+from sprinter.learn.distill import load_teacher
+from sprinter.learn.trainer import TrainConfig, Trainer
 from sprinter.provenance import stamp
 from sprinter.theory.costs import Costs, WidthCost, best_draft_length, exact_seconds_per_token
-from sprinter.training import head, student
-from sprinter.training.distill import load_teacher
-from sprinter.training.trainer import TrainConfig, Trainer
 from sprinter.zoo.default_pair import default_target
 
 TARGET_BYTES = 96e6  # of one step of the default target, 4-bit layers and 8-bit head

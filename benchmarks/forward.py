@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprinter.decoding.backends.base import LanguageModel
-from sprinter.decoding.backends.fast import FastModel
+from sprinter.models.base import LanguageModel
+from sprinter.models.fast.model import FastModel
 from sprinter.provenance import stamp
 from sprinter.zoo import default_pair
 
@@ -73,7 +73,7 @@ def load_passes(args: argparse.Namespace, context: list[int]) -> tuple[dict[str,
     if args.draft:
         models["draft int4"] = FastModel.load(args.draft, "int4", target=folder)
     if args.hf:
-        from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
+        from sprinter.models.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
         models["transformers bfloat16"] = HFModel.load(folder, "bfloat16")
         models["transformers float32"] = HFModel.load(folder, "float32")

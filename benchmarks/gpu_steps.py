@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sprinter.decoding.backends.fast import FastModel
-from sprinter.decoding.drafters.chunk import ChunkProgram, Request
-from sprinter.decoding.gates.verifier import Verifier, load_verifier
-from sprinter.evaluation.latency import synchronise
+from sprinter.bench.latency import synchronise
+from sprinter.core.sampling import Sampling
+from sprinter.drafters.chunk import ChunkProgram, Request
+from sprinter.gates.verifier import Verifier, load_verifier
+from sprinter.models.fast.model import FastModel
 from sprinter.provenance import stamp
-from sprinter.sampling import Sampling
 from sprinter.zoo import default_pair
 
 WIDTHS = (1, 2, 4, 8, 16)  # rows of a target call

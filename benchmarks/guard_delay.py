@@ -73,8 +73,8 @@ def serve(options: argparse.Namespace) -> list[dict[str, Any]]:
     from sprinter.api import Sprinter  # noqa: PLC0415
     from sprinter.certify.choose import Wish, find_certificates  # noqa: PLC0415
     from sprinter.config import make_config  # noqa: PLC0415
-    from sprinter.training.corpus import read_entries  # noqa: PLC0415
-    from sprinter.training.splits import prompt_of  # noqa: PLC0415
+    from sprinter.learn.corpus import read_entries  # noqa: PLC0415
+    from sprinter.learn.splits import prompt_of  # noqa: PLC0415
 
     ((_, certificate),) = find_certificates(options.certificate)
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")

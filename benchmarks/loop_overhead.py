@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from sprinter import Sprinter
-from sprinter.decoding.gates.verifier import Verifier
+from sprinter.gates.verifier import Verifier
 from sprinter.provenance import stamp
 
 PROMPTS = Path(__file__).with_name("prompts") / "chat.jsonl"

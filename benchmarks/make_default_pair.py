@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sprinter.training import corpus, splits
-from sprinter.training.distill import DistillConfig, DistillEvents, distill
-from sprinter.training.trainer import TrainConfig
+from sprinter.learn import corpus, splits
+from sprinter.learn.distill import DistillConfig, DistillEvents, distill
+from sprinter.learn.trainer import TrainConfig
 from sprinter.zoo.default_pair import default_target
 
 QUESTIONS = (

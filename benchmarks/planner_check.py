@@ -22,19 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from sprinter.bench import journal
+from sprinter.bench.bench import BenchConfig, Step, run_bench
+from sprinter.bench.data import load_prompts
+from sprinter.bench.methods import Bench
+from sprinter.bench.probe import Parts, open_parts, probe_rows
+from sprinter.bench.summary import summarise
+from sprinter.bench.tables import aligned
+from sprinter.bench.timing import time_pair
 from sprinter.build import Pair, build_gate
 from sprinter.config import DecodingConfig, ModelConfig
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.evaluation import journal
-from sprinter.evaluation.bench import BenchConfig, Step, run_bench
-from sprinter.evaluation.data import load_prompts
-from sprinter.evaluation.methods import Bench
-from sprinter.evaluation.probe import Parts, open_parts, probe_rows
-from sprinter.evaluation.summary import summarise
-from sprinter.evaluation.tables import aligned
-from sprinter.evaluation.timing import time_pair
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.gates.threshold import ThresholdGate
 from sprinter.provenance import stamp
-from sprinter.sampling import Dice, Sampling
 from sprinter.theory.candidates import Candidate, Outcome, trace_outcome
 from sprinter.theory.costs import Costs
 from sprinter.theory.setting import Setting

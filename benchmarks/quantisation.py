@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprinter.decoding.backends.base import LanguageModel
-from sprinter.decoding.backends.fast import FastModel
-from sprinter.decoding.backends.tokenizer import load_tokenizer
+from sprinter.learn import corpus, splits
+from sprinter.models.base import LanguageModel
+from sprinter.models.fast.model import FastModel
+from sprinter.models.tokenizer import load_tokenizer
 from sprinter.provenance import stamp
-from sprinter.training import corpus, splits
 from sprinter.zoo import default_pair
 
 BLOCK = 8  # tokens per pass, as in a verification; more would take torch's int4 around its narrow kernel
@@ -53,7 +53,7 @@ def load_models(slow: bool) -> dict[str, LanguageModel]:
         models["fast int4, torch"] = FastModel.load(folder, "int4")
         del os.environ["SPRINTER_NATIVE"]
         models["fast bfloat16"] = FastModel.load(folder, "bfloat16")
-        from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
+        from sprinter.models.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
         models["transformers bfloat16"] = HFModel.load(folder, "bfloat16")
     return models

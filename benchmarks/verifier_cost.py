@@ -13,11 +13,11 @@ from time import perf_counter
 
 import numpy as np
 
-from sprinter.decoding.gates.features import scalars
-from sprinter.decoding.gates.verifier import Verifier, VerifierRecord
+from sprinter.core.records import Draft, Law, Proposal
+from sprinter.gates.features import scalars
+from sprinter.gates.verifier import Verifier, VerifierRecord
+from sprinter.learn.fit import PRESETS
 from sprinter.provenance import stamp
-from sprinter.records import Draft, Law, Proposal
-from sprinter.training.fit import PRESETS
 
 
 def drafts(width: int, hidden: int, count: int) -> list[Draft]:

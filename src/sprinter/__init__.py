@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sprinter.api import Sprinter, Stream
-    from sprinter.records import Generation, Token
+    from sprinter.core.records import Generation, Token
 
 __version__ = "0.1.0"
 __all__ = ["Generation", "Sprinter", "Stream", "Token", "__version__"]
@@ -14,8 +14,8 @@ __all__ = ["Generation", "Sprinter", "Stream", "Token", "__version__"]
 _HOMES = {
     "Sprinter": "sprinter.api",
     "Stream": "sprinter.api",
-    "Generation": "sprinter.records",
-    "Token": "sprinter.records",
+    "Generation": "sprinter.core.records",
+    "Token": "sprinter.core.records",
 }
 
 

@@ -14,16 +14,16 @@ import numpy as np
 from sprinter.build import Pair, build_engine
 from sprinter.certify.choose import Choice, Wish, grant
 from sprinter.config import Config, make_config
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.base import ModelInfo
-from sprinter.decoding.engine import Engine
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.rules.exact import ExactRule
-from sprinter.decoding.rules.greedy import GreedyRule
-from sprinter.decoding.text import TextStream
+from sprinter.core.records import Generation, Token
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.detokenise import TextStream
+from sprinter.engine import Engine
 from sprinter.errors import CertificateWarning
-from sprinter.records import Generation, Token
-from sprinter.sampling import Dice, Sampling
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.models.base import ModelInfo
+from sprinter.observers.audit import Audit
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.greedy import GreedyRule
 
 
 class Stream:

@@ -9,30 +9,30 @@ from functools import cached_property
 from pathlib import Path
 
 from sprinter.config import PAPER_THRESHOLD, DecodingConfig, ModelConfig
-from sprinter.decoding.backends.base import Capabilities, LanguageModel, ModelInfo
-from sprinter.decoding.backends.checkpoint import open_checkpoint
-from sprinter.decoding.backends.fast import FastModel
-from sprinter.decoding.backends.fast_config import objection
-from sprinter.decoding.backends.fast_weights import FORMATS
-from sprinter.decoding.backends.tokenizer import Tokenizer, load_tokenizer, require_same
-from sprinter.decoding.drafters.ahead import ChunkDrafter
-from sprinter.decoding.drafters.base import Drafter
-from sprinter.decoding.drafters.chunk import ChunkProgram, fits
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.ahead import Ahead
-from sprinter.decoding.gates.base import Gate, Scorer
-from sprinter.decoding.gates.budget import BudgetGate
-from sprinter.decoding.gates.confidence import Certainty, Confidence, Margin
-from sprinter.decoding.gates.fixed import FixedGate, OpenGate
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.gates.verifier import Verifier, load_verifier, require_pair
-from sprinter.decoding.rules.base import AcceptanceRule
-from sprinter.decoding.rules.exact import ExactRule
-from sprinter.decoding.rules.greedy import GreedyRule
-from sprinter.decoding.rules.vouched import VouchedRule
+from sprinter.core.sampling import Sampling
+from sprinter.drafters.ahead import ChunkDrafter
+from sprinter.drafters.base import Drafter
+from sprinter.drafters.chunk import ChunkProgram, fits
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
 from sprinter.errors import BackendError, CapabilityError, ConfigError
-from sprinter.sampling import Sampling
+from sprinter.gates.ahead import Ahead
+from sprinter.gates.base import Gate, Scorer
+from sprinter.gates.budget import BudgetGate
+from sprinter.gates.confidence import Certainty, Confidence, Margin
+from sprinter.gates.fixed import FixedGate, OpenGate
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.gates.verifier import Verifier, load_verifier, require_pair
+from sprinter.models.base import Capabilities, LanguageModel, ModelInfo
+from sprinter.models.checkpoint import open_checkpoint
+from sprinter.models.fast.config import objection
+from sprinter.models.fast.model import FastModel
+from sprinter.models.fast.weights import FORMATS
+from sprinter.models.tokenizer import Tokenizer, load_tokenizer, require_same
+from sprinter.rules.base import AcceptanceRule
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.greedy import GreedyRule
+from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.lookahead import usual_lookahead
 from sprinter.zoo import default_pair
 
@@ -235,7 +235,7 @@ def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> L
     weights = choose_weights(backend, config)
     if backend == "fast":
         return FastModel.load(path, weights, config.device, target)
-    from sprinter.decoding.backends.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
+    from sprinter.models.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
 
     return HFModel.load(path, weights, config.device, target)
 

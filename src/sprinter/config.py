@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from sprinter.core.sampling import Sampling
 from sprinter.errors import ConfigError
-from sprinter.sampling import Sampling
 
 Method = Literal["target", "draft", "exact", "lossless", "sprinter", "lookahead"]
 Preset = Literal["default", "paper"]

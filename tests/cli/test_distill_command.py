@@ -23,7 +23,7 @@ def distilled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[
         seen.append(config)
         return SimpleNamespace(out=out, score=score, head_coverage=1.0, own_parameters=1)
 
-    monkeypatch.setattr("sprinter.training.distill.distill", instead)
+    monkeypatch.setattr("sprinter.learn.distill.distill", instead)
 
     def run(*flags: str) -> tuple[int, Any]:
         places = ["--target", str(tmp_path / "target"), "--data", "x.jsonl", "--out", str(tmp_path / "draft")]

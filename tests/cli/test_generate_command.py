@@ -19,7 +19,7 @@ import torch
 
 from sprinter.cli import show
 from sprinter.cli.main import main
-from sprinter.records import Token
+from sprinter.core.records import Token
 from tests.support.tiny import build_model, edit_json, save_model, save_tokenizer
 
 ASK = ("--method", "exact", "-n", "8")

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from sprinter.bench.labelled import read_labelled, write_labelled
 from sprinter.cli.main import main
-from sprinter.evaluation.labelled import read_labelled, write_labelled
 from sprinter.theory.simulator import Rows, independent_rows
 from sprinter.theory.token_law import binormal_law
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprinter.decoding.backends.fast import FastModel
+from sprinter.models.fast.model import FastModel
 
 transformers = pytest.importorskip("transformers")
 

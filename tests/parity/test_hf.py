@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sprinter import Sprinter
-from sprinter.decoding.backends.hf import HFModel
 from sprinter.errors import BackendError, ConfigError
+from sprinter.models.hf import HFModel
 from tests.support.tiny import CONTEXT, FAMILIES, MERGES, VOCAB, build_model, save_model, save_tokenizer
 
 PROMPTS = ("the land and the thin band", "in the end", "Ünïcode 🚀 and\nnew lines")

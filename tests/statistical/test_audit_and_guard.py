@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from sprinter.certify.guard import Guard, Watch
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.confidence import Confidence
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.rules.vouched import VouchedRule
-from sprinter.records import Emitted
-from sprinter.sampling import Dice, Sampling
+from sprinter.core.records import Emitted
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
+from sprinter.gates.confidence import Confidence
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.vouched import VouchedRule
 
 VOCAB = 6
 

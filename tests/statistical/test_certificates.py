@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from sprinter.bounds import PVALUES, RunningBound
 from sprinter.certify.calibrate import Aim, Plan, calibrate, fixed_sequence
 from sprinter.certify.journal import Measurement
-from sprinter.decoding.backends.toy import ToyModel
+from sprinter.models.toy import ToyModel
 
 Floats = NDArray[np.float64]
 VOCAB = 8

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
 
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.base import Gate
-from sprinter.decoding.gates.confidence import Confidence
-from sprinter.decoding.gates.fixed import FixedGate, OpenGate
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.rules.base import AcceptanceRule
-from sprinter.decoding.rules.exact import ExactRule
-from sprinter.decoding.rules.vouched import VouchedRule
-from sprinter.sampling import Dice, Sampling
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
+from sprinter.gates.base import Gate
+from sprinter.gates.confidence import Confidence
+from sprinter.gates.fixed import FixedGate, OpenGate
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.base import AcceptanceRule
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.vouched import VouchedRule
 from tests.support.enumeration import distance, model_law, output_law
 
 NUM_RUNS = 6_000

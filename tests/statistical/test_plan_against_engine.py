@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.confidence import Confidence
-from sprinter.decoding.gates.fixed import FixedGate
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.rules.exact import ExactRule
-from sprinter.decoding.rules.vouched import VouchedRule
-from sprinter.evaluation.probe import Parts, probe_rows
-from sprinter.sampling import Dice, Sampling
+from sprinter.bench.probe import Parts, probe_rows
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
+from sprinter.gates.confidence import Confidence
+from sprinter.gates.fixed import FixedGate
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.candidates import Candidate, trace_outcome
 from sprinter.theory.costs import Costs, WidthCost
 from sprinter.theory.setting import Setting

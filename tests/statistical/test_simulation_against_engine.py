@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.base import Capabilities
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.fixed import FixedGate
-from sprinter.decoding.gates.threshold import ThresholdGate
-from sprinter.decoding.rules.exact import ExactRule
-from sprinter.decoding.rules.vouched import VouchedRule
-from sprinter.records import Draft, Law, Verdict
-from sprinter.sampling import Dice, Sampling, acceptance
+from sprinter.core.records import Draft, Law, Verdict
+from sprinter.core.sampling import Dice, Sampling, acceptance
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
+from sprinter.gates.fixed import FixedGate
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.models.base import Capabilities
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.closed_forms import exact_round, lookahead_round, lossless_round, sprinter_round
 from sprinter.theory.one_step import acceptance_probs
 from sprinter.theory.simulator import summarise

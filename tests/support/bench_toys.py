@@ -9,12 +9,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from sprinter.bench.methods import Bench
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
-from sprinter.decoding.backends.tokenizer import Tokenizer
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.evaluation.methods import Bench
-from sprinter.sampling import Sampling
+from sprinter.core.sampling import Sampling
+from sprinter.models.tokenizer import Tokenizer
+from sprinter.models.toy import ToyModel
 
 VOCAB = 12
 HOSTILE = "<script>alert(1)</script>"

@@ -8,14 +8,14 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.base import Gate
-from sprinter.decoding.rules.base import AcceptanceRule
-from sprinter.records import Law
-from sprinter.sampling import Dice, Sampling
+from sprinter.core.records import Law
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
+from sprinter.gates.base import Gate
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.base import AcceptanceRule
 
 
 class ScriptedDice(Dice):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sprinter.decoding.gates.features import SCALARS, VECTORS
-from sprinter.decoding.gates.verifier import Verifier, VerifierRecord
+from sprinter.gates.features import SCALARS, VECTORS
+from sprinter.gates.verifier import Verifier, VerifierRecord
 
 ALL_FEATURES = (*VECTORS, *SCALARS)
 CURVE = {"knots": [0.1, 0.3, 0.5, 0.7], "values": [0.2, 0.2, 0.6, 0.9]}  # with flat pieces, as isotonic fits have

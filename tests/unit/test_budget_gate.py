@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprinter.config import DecodingConfig
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.toy import ToyModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.engine import Engine, Limits
-from sprinter.decoding.gates.budget import BudgetGate, RiskBudget
-from sprinter.decoding.gates.confidence import Confidence
-from sprinter.decoding.rules.vouched import VouchedRule
+from sprinter.core.sampling import Dice, Sampling
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine, Limits
 from sprinter.errors import ConfigError
-from sprinter.sampling import Dice, Sampling
+from sprinter.gates.budget import BudgetGate, RiskBudget
+from sprinter.gates.confidence import Confidence
+from sprinter.models.toy import ToyModel
+from sprinter.observers.audit import Audit
+from sprinter.rules.vouched import VouchedRule
 
 
 @given(st.lists(st.floats(0, 1), max_size=300), st.floats(0, 100))

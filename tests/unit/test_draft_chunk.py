@@ -10,12 +10,12 @@ import pytest
 from sprinter import Sprinter
 from sprinter.build import DEFAULT_CUDA_CHUNK, Pair, build_engine, chunk_length
 from sprinter.config import DecodingConfig, ModelConfig
-from sprinter.decoding.backends.fast import FastModel
-from sprinter.decoding.drafters.model import ModelDrafter
-from sprinter.decoding.gates.verifier import Verifier
+from sprinter.core.records import Generation
+from sprinter.core.sampling import Sampling
+from sprinter.drafters.model import ModelDrafter
 from sprinter.errors import ConfigError
-from sprinter.records import Generation
-from sprinter.sampling import Sampling
+from sprinter.gates.verifier import Verifier
+from sprinter.models.fast.model import FastModel
 from tests.support.tiny import WIDTH, save_model
 from tests.support.verifiers import ALL_FEATURES, random_verifier
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_steps
-from sprinter.decoding.backends.fast import FastModel
+from sprinter.models.fast.model import FastModel
 from tests.support.tiny import WIDTH
 from tests.support.verifiers import random_verifier
 

@@ -20,9 +20,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sprinter.core.records import Law
+from sprinter.core.sampling import Dice, LazyLaws, Sampling, acceptance, residual
 from sprinter.errors import ConfigError
-from sprinter.records import Law
-from sprinter.sampling import Dice, LazyLaws, Sampling, acceptance, residual
 
 WIDTH = 40
 

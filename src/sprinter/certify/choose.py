@@ -17,8 +17,8 @@ from sprinter.build import Pair, settle
 from sprinter.certify.certificate import Certificate, Setting
 from sprinter.certify.guard import Action, Watch
 from sprinter.config import Config, DecodingConfig, survival_by
+from sprinter.core.sampling import Sampling
 from sprinter.errors import CertificateError, ConfigError
-from sprinter.sampling import Sampling
 
 CERTIFIED_METHODS = ("sprinter", "lookahead")
 # Settings a certificate may choose where the user has not.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sprinter.core.records import Generation
 from sprinter.errors import ConfigError, DataError
-from sprinter.records import Generation
 from sprinter.rouge import overlap
 
 

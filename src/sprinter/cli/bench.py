@@ -13,10 +13,10 @@ from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sprinter.evaluation.bench import BenchConfig
-    from sprinter.evaluation.journal import Results
-    from sprinter.evaluation.judge import Endpoint
-    from sprinter.evaluation.methods import Bench
+    from sprinter.bench.bench import BenchConfig
+    from sprinter.bench.journal import Results
+    from sprinter.bench.judge import Endpoint
+    from sprinter.bench.methods import Bench
 
 DEFAULT_METHODS = "target,draft,exact,lossless,sprinter,lookahead,paper,confidence:0.8"
 EXIT_INTERRUPTED = 130
@@ -74,9 +74,9 @@ def bench(
     if ctx.invoked_subcommand is not None:
         return
 
+    from sprinter.bench.bench import BenchConfig
+    from sprinter.bench.methods import Bench
     from sprinter.build import Pair
-    from sprinter.evaluation.bench import BenchConfig
-    from sprinter.evaluation.methods import Bench
 
     config = make_config(None, settings)
     asked = BenchConfig(data, methods, prompts, max_new_tokens, seed, tuple(bucket or ()), column, warmup, samples)
@@ -93,9 +93,9 @@ def compare(
     """What two comparisons say of the same methods: speed and loss of the second against the first."""
     import json
 
-    from sprinter.evaluation import journal
-    from sprinter.evaluation.summary import compare as side_by_side
-    from sprinter.evaluation.tables import compare_table
+    from sprinter.bench import journal
+    from sprinter.bench.summary import compare as side_by_side
+    from sprinter.bench.tables import compare_table
 
     found = side_by_side(journal.read(first), journal.read(second))
     typer.echo(json.dumps(found) if as_json else compare_table(found))
@@ -106,13 +106,13 @@ def _endpoint(url: str | None, model: str, key: str) -> Endpoint | None:
         return None
     if not model:
         raise ConfigError("--judge needs --judge-model: the name of the model that judges")
-    from sprinter.evaluation.judge import Endpoint
+    from sprinter.bench.judge import Endpoint
 
     return Endpoint(url, model, os.environ.get(key))
 
 
 def _run(asked: BenchConfig, shared: Bench, out: Path, resume: bool, endpoint: Endpoint | None, as_json: bool) -> None:
-    from sprinter.evaluation.bench import run_bench
+    from sprinter.bench.bench import run_bench
 
     interrupted = False
     try:
@@ -130,14 +130,14 @@ def _run(asked: BenchConfig, shared: Bench, out: Path, resume: bool, endpoint: E
 
 def _finish(out: Path, as_json: bool, interrupted: bool) -> None:
     """Write everything that can be told from the records; after an interrupt perhaps nothing can."""
-    from sprinter.evaluation import journal
+    from sprinter.bench import journal
 
     if interrupted and not (out / journal.RECORDS_FILE).exists():
         return
     import json
 
-    from sprinter.evaluation.report import write_outputs
-    from sprinter.evaluation.tables import terminal_table
+    from sprinter.bench.report import write_outputs
+    from sprinter.bench.tables import terminal_table
     from sprinter.rouge import MISSING
 
     summary, files = write_outputs(out)
@@ -154,8 +154,8 @@ def _judge_all(out: Path, endpoint: Endpoint) -> None:
     """Ask the judge about every text beside the target's own; what the transcript holds is not asked again."""
     import numpy as np
 
-    from sprinter.evaluation import journal
-    from sprinter.evaluation.judge import TRANSCRIPT, judge, read_opinions, write_opinion
+    from sprinter.bench import journal
+    from sprinter.bench.judge import TRANSCRIPT, judge, read_opinions, write_opinion
 
     results = journal.read(out)
     if "target" not in results.methods:

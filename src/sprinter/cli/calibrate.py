@@ -104,8 +104,8 @@ def _prompts(data: Path, buckets: list[int], count: int, seed: int) -> list[tupl
     """`count` (prompt, reference) pairs, drawn without order: the proof needs them exchangeable."""
     import numpy as np
 
-    from sprinter.training.corpus import read_entries
-    from sprinter.training.splits import prompt_of, select
+    from sprinter.learn.corpus import read_entries
+    from sprinter.learn.splits import prompt_of, select
 
     entries = read_entries([data])
     if buckets:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sprinter.sampling import Sampling
+    from sprinter.core.sampling import Sampling
 
 
 def collect(
@@ -55,10 +55,10 @@ def collect(
     from sprinter.build import Pair
     from sprinter.cli.progress import progress_bar
     from sprinter.config import make_config
-    from sprinter.sampling import Sampling
-    from sprinter.training.collect import CollectSettings, CollectSource
-    from sprinter.training.collect import collect as collect_rows
-    from sprinter.training.prompts import read_prompts
+    from sprinter.core.sampling import Sampling
+    from sprinter.learn.collect import CollectSettings, CollectSource
+    from sprinter.learn.collect import collect as collect_rows
+    from sprinter.learn.prompts import read_prompts
 
     models = {"target": target, "draft": draft, "verifier": verifier, "weights": weights, "device": device}
     pair = Pair(make_config(None, {**models, "backend": "hf"}).models)
@@ -98,8 +98,8 @@ def parse_buckets(text: str) -> list[int] | None:
 
 def parse_sampling(text: str) -> Sampling:
     """'0.7,0.9' to temperature 0.7 and top-p 0.9. Raises ConfigError."""
+    from sprinter.core.sampling import Sampling
     from sprinter.errors import ConfigError
-    from sprinter.sampling import Sampling
 
     try:
         numbers = [float(part) for part in text.split(",")]

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from sprinter.training.distill import DistillConfig, DistillEvents, DistillResult
-    from sprinter.training.trainer import Progress
+    from sprinter.learn.distill import DistillConfig, DistillEvents, DistillResult
+    from sprinter.learn.trainer import Progress
 
 
 def parse_layers(text: str) -> int | tuple[int, ...]:
@@ -69,9 +69,9 @@ def distill(
       sprinter distill --target ./model --data texts.jsonl --new-tokens 0 --steps 500 --out draft   (read, do not write)
     """
     from sprinter.build import locate
-    from sprinter.training.distill import DistillConfig
-    from sprinter.training.distill import distill as run
-    from sprinter.training.trainer import TrainConfig
+    from sprinter.learn.distill import DistillConfig
+    from sprinter.learn.distill import distill as run
+    from sprinter.learn.trainer import TrainConfig
 
     train = TrainConfig(
         steps=steps,
@@ -114,7 +114,7 @@ def _bar() -> Bar:
 
 def _events(bar: Bar, config: DistillConfig) -> DistillEvents:
     """Callbacks that move the bars."""
-    from sprinter.training.distill import DistillEvents
+    from sprinter.learn.distill import DistillEvents
 
     tasks = {part: bar.add_task(f"target text ({part})", total=None) for part in ("train", "test")}
     training = bar.add_task("training", total=config.train.steps)

@@ -64,14 +64,14 @@ def _state(find: Callable[[], Path], identify: Callable[[Path], str]) -> str:
 
 
 def _target_id(path: Path) -> str:
-    from sprinter.decoding.backends.checkpoint import open_checkpoint
+    from sprinter.models.checkpoint import open_checkpoint
 
     return open_checkpoint(path).fingerprint[:12]
 
 
 def _verifier_id(path: Path) -> str:
-    from sprinter.decoding.backends.checkpoint import open_checkpoint
-    from sprinter.decoding.gates.verifier import load_verifier, require_pair
+    from sprinter.gates.verifier import load_verifier, require_pair
+    from sprinter.models.checkpoint import open_checkpoint
     from sprinter.zoo import default_pair
 
     verifier = load_verifier(path)

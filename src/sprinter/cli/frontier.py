@@ -33,7 +33,7 @@ def frontier(
     """
     import json
 
-    from sprinter.evaluation.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
+    from sprinter.bench.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
     from sprinter.provenance import stamp
 
     settings = {"data": [d.name for d in data], "costs": costs}
@@ -43,7 +43,7 @@ def frontier(
     if out is not None:
         _write(out, json.dumps(report, indent=1) + "\n")
     if plot is not None:
-        from sprinter.evaluation.gates_plot import plot_gates
+        from sprinter.bench.gates_plot import plot_gates
 
         plot_gates(results, plot)
     if as_json:
@@ -56,7 +56,7 @@ def frontier(
 
 def _gates(verifier: str, paper: Path | None, large: Path | None) -> dict[str, Any]:
     """Name -> loaded verifier, one entry per output that judges acceptance or typicality."""
-    from sprinter.decoding.gates.verifier import load_verifier
+    from sprinter.gates.verifier import load_verifier
     from sprinter.zoo.default_pair import default_verifier
 
     folder = default_verifier() if verifier == "default" else Path(verifier)
@@ -71,11 +71,11 @@ def _gates(verifier: str, paper: Path | None, large: Path | None) -> dict[str, A
 def _results(data: list[Path], gates: dict[str, Any], costs: str, seed: int) -> list[dict[str, Any]]:
     import numpy as np
 
-    from sprinter.evaluation.frontier import ATYPICAL_LEVELS, TV_LEVELS, traces_of
-    from sprinter.evaluation.frontier import frontier as compare
-    from sprinter.evaluation.schedules import budget_table, tuned
+    from sprinter.bench.frontier import ATYPICAL_LEVELS, TV_LEVELS, traces_of
+    from sprinter.bench.frontier import frontier as compare
+    from sprinter.bench.schedules import budget_table, tuned
+    from sprinter.learn.rows import load_rows
     from sprinter.theory.planner import parse_costs
-    from sprinter.training.rows import load_rows
 
     rows, rng, prices = load_rows(data), np.random.default_rng(seed), parse_costs(costs)
     results = []

@@ -12,7 +12,7 @@ from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
 from sprinter.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from sprinter.evaluation.probe import Parts
+    from sprinter.bench.probe import Parts
     from sprinter.theory.costs import Costs
     from sprinter.theory.planner import Plan
     from sprinter.theory.simulator import Rows
@@ -84,7 +84,7 @@ def plan(
     else:
         answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, settings)
     if plot is not None:
-        from sprinter.evaluation.frontier_plot import plot_frontier
+        from sprinter.bench.frontier_plot import plot_frontier
 
         plot_frontier(answer, plot)
     typer.echo((show_plan.as_json if as_json else show_plan.as_text)(answer, cost, source))
@@ -151,7 +151,7 @@ def _from_rows(
         return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"rows of {data}, costs {costs}"
     traces, cost, rng = _measure(traces, prompts, probe_tokens, given)
     if save_rows is not None:
-        from sprinter.evaluation.labelled import write_labelled
+        from sprinter.bench.labelled import write_labelled
 
         write_labelled(traces, save_rows)
     source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}, {len(traces)} prompts"
@@ -160,17 +160,17 @@ def _from_rows(
 
 def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
     """Rows from a file of labelled rows, or from a collection, scored by the verifier."""
-    from sprinter.evaluation.labelled import read_labelled
+    from sprinter.bench.labelled import read_labelled
 
     if not data.is_dir():
         return read_labelled(data)
     from dataclasses import asdict
 
+    from sprinter.bench.collected import read_collected
     from sprinter.build import locate_verifier
     from sprinter.config import make_config, survival_by
-    from sprinter.decoding.gates.verifier import load_verifier
-    from sprinter.evaluation.collected import read_collected
-    from sprinter.training.fit import transform_name
+    from sprinter.gates.verifier import load_verifier
+    from sprinter.learn.fit import transform_name
 
     config = make_config(None, {**given, "method": "sprinter"})
     scorer = config.decoding.scorer
@@ -188,9 +188,9 @@ def _measure(
     """Probe the prompts unless rows are at hand, and time the pair on them."""
     import numpy as np
 
-    from sprinter.evaluation.probe import probe_rows
-    from sprinter.evaluation.timing import time_pair
-    from sprinter.sampling import Dice
+    from sprinter.bench.probe import probe_rows
+    from sprinter.bench.timing import time_pair
+    from sprinter.core.sampling import Dice
 
     texts = _read_prompts(prompts)
     parts, ids, seed = _open_pair(texts, given)
@@ -206,9 +206,9 @@ def _measure(
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:
+    from sprinter.bench.probe import open_parts
     from sprinter.build import Pair
     from sprinter.config import make_config
-    from sprinter.evaluation.probe import open_parts
 
     config = make_config(None, {**given, "method": "sprinter"})
     pair = Pair(config.models)
@@ -219,7 +219,7 @@ def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[
 def _read_prompts(file: Path | None) -> list[str]:
     """The first 20 non-empty lines of a file, or the built-in openings."""
     if file is None:
-        from sprinter.evaluation.probe_prompts import PROBE_PROMPTS
+        from sprinter.bench.probe_prompts import PROBE_PROMPTS
 
         return list(PROBE_PROMPTS)
     try:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sprinter.decoding.backends.base import ModelInfo
-from sprinter.records import AuditReport, Generation, Origin, Token
+from sprinter.core.records import AuditReport, Generation, Origin, Token
+from sprinter.models.base import ModelInfo
 
 COLOURS: dict[Origin, str] = {
     "vouched": "\033[32m",

@@ -45,11 +45,11 @@ def train(
     from dataclasses import replace
 
     from sprinter.cli.collect import parse_buckets
+    from sprinter.core.sampling import Sampling
     from sprinter.errors import ConfigError
-    from sprinter.sampling import Sampling
-    from sprinter.training.fit import PRESETS
-    from sprinter.training.rows import load_rows
-    from sprinter.training.save import save_verifier
+    from sprinter.learn.fit import PRESETS
+    from sprinter.learn.rows import load_rows
+    from sprinter.learn.save import save_verifier
 
     if preset not in PRESETS:
         raise ConfigError(f"preset is {preset!r}, but must be one of {', '.join(PRESETS)}")
@@ -62,9 +62,9 @@ def train(
         if rounds > 1:
             from sprinter.build import Pair
             from sprinter.config import make_config
-            from sprinter.training.collect import CollectSettings, CollectSource
-            from sprinter.training.prompts import read_prompts
-            from sprinter.training.rounds import train_rounds
+            from sprinter.learn.collect import CollectSettings, CollectSource
+            from sprinter.learn.prompts import read_prompts
+            from sprinter.learn.rounds import train_rounds
 
             if not prompts:
                 raise ConfigError("further rounds need prompts to collect on: give --prompts FILE")
@@ -75,7 +75,7 @@ def train(
             collecting = CollectSettings("sprinter", tokens, (Sampling(temperature, top_p=top_p),), seed=seed)
             fitted = train_rounds(source, chosen, data, out, settings, collecting, rounds, bar)
         else:
-            from sprinter.training.fit import fit
+            from sprinter.learn.fit import fit
 
             rows = load_rows(data)
             fitted = fit(rows, settings, bar("epochs"))

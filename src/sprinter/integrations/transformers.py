@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sprinter.build import Pair, build_engine
 from sprinter.config import Config, make_config
-from sprinter.decoding.audit import Audit
-from sprinter.decoding.backends.hf import HFModel
+from sprinter.core.records import AuditReport
+from sprinter.core.sampling import Dice
 from sprinter.errors import ConfigError
-from sprinter.records import AuditReport
-from sprinter.sampling import Dice
+from sprinter.models.hf import HFModel
+from sprinter.observers.audit import Audit
 
 # Values under which a setting of GenerationConfig changes nothing; any other is a wish we cannot grant.
 _IDLE: dict[str, tuple[Any, ...]] = {
@@ -113,7 +113,7 @@ class SprinterGenerate:
 
 
 def _fingerprint(path: Path) -> str:
-    from sprinter.decoding.backends.checkpoint import open_checkpoint  # noqa: PLC0415
+    from sprinter.models.checkpoint import open_checkpoint  # noqa: PLC0415
 
     return open_checkpoint(path).fingerprint
 

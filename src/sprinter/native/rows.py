@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprinter.native.library import library
-from sprinter.records import FloatArray, IntArray, Law
+
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.int64]
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
@@ -78,12 +80,9 @@ def draw(probs: FloatArray, point: float) -> int | None:
     return int(compiled.sprinter_draw(address(probs), len(probs), point))
 
 
-def residual(target_law: Law, draft_law: Law) -> FloatArray | None:
-    """norm((p - q)+) of a target law over 0 .. vocab - 1; an empty array where nothing is left."""
-    probs, drafted, ids = target_law.probs, draft_law.probs, draft_law.ids
-    if target_law.ids is not None or not (is_plain(probs) and is_plain(drafted) and _is_plain_ids(ids)):
-        return None
-    if (compiled := operations()) is None:
+def residual(probs: FloatArray, drafted: FloatArray, ids: IntArray | None) -> FloatArray | None:
+    """norm((p - q)+) of `probs` over 0 .. vocab - 1 and `drafted` over `ids`; an empty array where nothing is left."""
+    if not (is_plain(probs) and is_plain(drafted) and _is_plain_ids(ids)) or (compiled := operations()) is None:
         return None
     left = np.empty(len(probs), np.float32)
     at_ids = None if ids is None else address(ids)

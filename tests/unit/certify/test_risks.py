@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprinter.certify.risks import RISKS, losses_of, risk_named
+from sprinter.core.records import AuditReport, Counters, Generation
 from sprinter.errors import ConfigError, DataError
-from sprinter.records import AuditReport, Counters, Generation
 
 REPORT = AuditReport(50, 0, 0.04, 0.3, 0.2, 0.1, 0.4, 0.95)
 

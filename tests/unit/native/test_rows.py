@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sprinter.observers import audit
 
-from sprinter.decoding import audit
-from sprinter.decoding.gates.compiled import CompiledScore
-from sprinter.decoding.gates.features import SCALARS, scalars
-from sprinter.decoding.gates.verifier import Verifier, VerifierRecord
+from sprinter.core.records import Draft, Law, Proposal
+from sprinter.core.sampling import Dice, Sampling, residual
+from sprinter.gates.compiled import CompiledScore
+from sprinter.gates.features import SCALARS, scalars
+from sprinter.gates.verifier import Verifier, VerifierRecord
 from sprinter.native import rows
 from sprinter.native.library import library
-from sprinter.records import Draft, Law, Proposal
-from sprinter.sampling import Dice, Sampling, residual
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C++ compiler or no AVX2 here")
 

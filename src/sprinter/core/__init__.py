@@ -1,0 +1,1 @@
+"""What every part speaks: laws, sampling, chance, trees, texts, rows."""

@@ -1,0 +1,1 @@
+"""The lean backend: fused projections, quantised weights, a compiled forward pass."""
