@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sprinter.core.protocols import Clock, Observer, Recipe
+from sprinter.core.protocols import Clock, Drafter, Observer, Recipe
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Model, Part
 from sprinter.core.text import Text
@@ -124,15 +124,15 @@ class Engine:
             clock.ended(stage, texts)
 
 
-def _by_drafter(texts: Sequence[Text]) -> Iterator[tuple[object, list[Text]]]:
-    groups: dict[object, list[Text]] = {}
+def _by_drafter(texts: Sequence[Text]) -> Iterator[tuple[Drafter, list[Text]]]:
+    groups: dict[Drafter, list[Text]] = {}
     for text in texts:
         groups.setdefault(text.recipe.drafter, []).append(text)
     yield from groups.items()
 
 
 def _bounded(text: Text, verdict: Verdict) -> Verdict:
-    """`verdict` within the text's limit: where nothing may follow, the target's own token must not be audited either."""
+    """`verdict` within the text's limit: where nothing may follow, the target's own token must not be audited."""
     tree, path = text.tree, verdict.path[: text.limit - text.settled]
     full = text.settled + len(path) >= text.limit
     ended = bool(path) and tree.tokens[path[-1]] in text.limits.eos_ids

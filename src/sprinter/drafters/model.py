@@ -9,6 +9,7 @@ from sprinter.core.reading import Reading
 from sprinter.core.rows import Cache, Model, Needs, Part, Views
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
+from sprinter.models.base import facts_of
 
 
 class Read:
@@ -55,7 +56,7 @@ class ModelDrafter:
         if ids is None and len(logits) > text.limits.vocab_size:
             # Ids beyond the tokenizer's are padding of the head.
             logits = logits[: text.limits.vocab_size]
-            facts = facts_of(logits)
+            facts = facts_of(logits[None]).table[0]
         law = text.sampling.law(logits, text.tokens, ids, int(facts[0]))
         token = text.chance.draw(law, text.round, len(text.tree), DRAFT)
         hidden = None if views.hidden is None else views.hidden[0]  # [hidden]

@@ -19,7 +19,8 @@ class GreedyRule:
 
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """See `Rule.judge`."""
-        tree, path, node = text.tree, [], -1
+        tree, node = text.tree, -1
+        path: list[int] = []
         while True:
             best = _best(reading.law(node + 1))
             children = tree.children(node)

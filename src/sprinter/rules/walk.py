@@ -21,7 +21,8 @@ class WalkRule:
 
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """See `Rule.judge`."""
-        tree, path, node = text.tree, [], -1
+        tree, node = text.tree, -1
+        path: list[int] = []
         while True:
             token = text.chance.draw(reading.law(node + 1), text.round, node + 1, OWN)
             children = tree.children(node)
