@@ -39,7 +39,8 @@ _NO_VNNI: Final = "-DSPRINTER_AVX2_ONLY"  # for a compiler or assembler that doe
 _COMPILE_SECONDS: Final = 300
 _POINTER, _INT64, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
-    "sprinter_forward": (ctypes.c_bool, [_POINTER] * 3 + [_INT64] * 3 + [_POINTER] * 3 + [ctypes.c_int]),
+    "sprinter_forward": (ctypes.c_bool, [_POINTER] * 3 + [_INT64] + [_POINTER] * 3 + [ctypes.c_int]),
+    "sprinter_facts": (ctypes.c_bool, [_POINTER, _INT64, _INT64, _POINTER]),
     "sprinter_multiply": (None, [_POINTER] * 2 + [_INT64, _POINTER, ctypes.c_int]),
     "sprinter_use_level": (ctypes.c_bool, [ctypes.c_int]),
     "sprinter_typical_floor": (_DOUBLE, [_POINTER, _INT64, _DOUBLE, _DOUBLE]),
@@ -48,8 +49,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "sprinter_draw": (_INT64, [_POINTER, _INT64, _DOUBLE]),
     "sprinter_residual": (ctypes.c_bool, [_POINTER, _INT64, _POINTER, _POINTER, _INT64, _POINTER]),
     "sprinter_dense": (None, [_POINTER] * 3),
-    "sprinter_score": (_DOUBLE, [_POINTER] * 6 + [_INT64] * 3 + [_DOUBLE] * 2 + [_INT64] * 2),
-    "sprinter_describe": (None, [_POINTER] * 2 + [_INT64] * 3 + [_DOUBLE] * 2 + [_POINTER]),
+    "sprinter_score": (_DOUBLE, [_POINTER] * 4),
+    "sprinter_count_above": (_INT64, [_POINTER, _INT64, ctypes.c_float]),
 }
 
 
