@@ -10,7 +10,7 @@ import numpy as np
 
 from sprinter.core.records import FloatArray, IntArray, RowFacts
 from sprinter.core.rows import Facts, Part
-from sprinter.core.rows import ModelInfo as ModelInfo
+from sprinter.core.rows import ModelInfo as ModelInfo  # noqa: PLC0414 - half the house asks for it here
 from sprinter.errors import BackendError, ConfigError
 
 
