@@ -197,9 +197,10 @@ class HFModel:
                 (_, branch), (_, line) = self._masked_pass(
                     [Part(plain, tree, 4, parents), Part(other, chain, len(chain))]
                 )
-            # Whatever stranger code raises, it does not do what is asked.
+            except BackendError:
+                raise  # NaN: the weights are damaged, whatever the masks
             except Exception:
-                return False
+                return False  # stranger code raises anything where a mask does not suit it
             finally:
                 if window is not None:
                     config.sliding_window = window

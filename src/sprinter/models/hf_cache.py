@@ -89,7 +89,7 @@ class Company(Cache):  # type: ignore[misc]  # transformers is untyped
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values of all texts [texts, heads, columns, width], with the new ones [texts, heads, rows, width]."""
+        """Keys and values of all texts [texts, heads, columns, width], the new ones [texts, heads, rows, width] too."""
         grown = [
             columns.update(keys[None, :, -new:], values[None, :, -new:], layer_idx, *args, **kwargs)
             for columns, new, keys, values in zip(self._columns, self._num_new, key_states, value_states, strict=True)
