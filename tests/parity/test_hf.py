@@ -333,3 +333,86 @@ def test_views_are_float64_where_the_weights_are_and_float32_else(tmp_path: Path
     view = alone(model, [2, 3, 4])
     assert view.logits.itemsize == width and view.hidden is not None and view.hidden.itemsize == width
     assert model.embedding(3).shape == (model.info.hidden_size,)
+
+
+TURN = 24
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 9.0], "factor": 4.0}
+
+
+def longrope() -> HFModel:
+    """A Phi-3 whose rotary frequencies are others in texts of more than TURN tokens."""
+    turning = {**LONGROPE, "original_max_position_embeddings": TURN}
+    model = build_model("phi3", seed=3, original_max_position_embeddings=TURN, rope_parameters=turning)
+    return HFModel(model, "phi3", "fingerprint")
+
+
+def as_transformers(model: HFModel, text: list[int]) -> FloatArray:
+    """The logits behind `text` read in one pass, without a cache of ours."""
+    with torch.inference_mode():
+        row: FloatArray = model.module(input_ids=torch.tensor([text])).logits[0, -1].numpy()
+        return row
+
+
+def test_greedy_steps_over_the_turn_of_longrope_equal_transformers_generate() -> None:
+    model = longrope()
+    line, written = [5, 9, 30, 44, 21, 7, 80, 100, 3], []
+    cache, new = model.open(), line
+    while len(written) < 40:
+        (view,) = model.forward([Part(cache, new, 1)])
+        new = [view.facts.best(0)]
+        written += new
+    wanted = model.module.generate(torch.tensor([line]), do_sample=False, max_new_tokens=40, eos_token_id=None)
+    assert written == wanted[0, len(line) :].tolist()
+
+
+@few
+@given(data=st.data())
+def test_rows_around_the_turn_of_longrope_are_those_of_their_own_text(data: st.DataObject) -> None:
+    model = _BUILT.setdefault("longrope", longrope())
+    assert model.gives.missing(hf.EVERYTHING) == ["trees"]
+    line = data.draw(st.lists(tokens, min_size=15, max_size=30), label="line")
+    caches, texts = [filled(model, line), model.open()], [line, []]
+    for _ in range(3):
+        parts = []
+        for i, cache in enumerate(caches):
+            texts[i] = texts[i][: data.draw(st.integers(0, len(texts[i])), label="keep")]
+            cache.truncate(len(texts[i]))
+            more = data.draw(st.lists(tokens, min_size=1, max_size=30), label="more")[: CONTEXT - len(texts[i])]
+            parts.append(Part(cache, more, data.draw(st.integers(0, len(more)), label="wanted")))
+            texts[i] = texts[i] + more
+        for view, part, text in zip(model.forward(parts), parts, texts, strict=True):
+            for row, place in enumerate(range(len(text) - part.wanted, len(text))):
+                assert_close(view.logits[row], as_transformers(model, text[: place + 1]))
+    twin = caches[0].fork()
+    for cache in (twin, caches[0]):
+        assert_close(model.forward([Part(cache, [8], 1)])[0].logits[0], as_transformers(model, [*texts[0], 8]))
+
+
+def test_a_pass_that_fails_behind_the_turn_leaves_the_cache_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "CHUNK", 4)
+    model = longrope()
+    with torch.no_grad():
+        model.module.get_input_embeddings().weight[10] = float("nan")
+    line = list(range(11, 11 + TURN - 2))
+    cache = filled(model, line)
+    with pytest.raises(BackendError, match="phi3 computed NaN"):
+        model.forward([Part(cache, [3, 4, 5, 6, 7, 8, 9, 2, 10], 9)])
+    assert cache.length == len(line)
+    (view,) = model.forward([Part(cache, [3, 4, 5], 3)])
+    for row in range(3):
+        assert_close(view.logits[row], as_transformers(model, [*line, 3, 4, 5][: len(line) + row + 1]))
+    with pytest.raises(BackendError, match="phi3 reads no trees"):
+        model.forward([Part(cache, [3], 1, [-1])])
+
+
+def test_dynamic_rotary_scaling_never_sets_in_as_texts_end_before() -> None:
+    model = HFModel(
+        build_model("llama", rope_parameters={"rope_type": "dynamic", "factor": 4.0}), "llama", "fingerprint"
+    )
+    line = [(11 * i) % 190 + 2 for i in range(CONTEXT)]
+    cache = filled(model, line[:-4])
+    (view,) = model.forward([Part(cache, line[-4:], 4)])
+    assert_close(view.logits[3], as_transformers(model, line))
+    assert_close(view.logits[0], as_transformers(model, line[:-3]))
+    with pytest.raises(ConfigError, match="reads at most"):
+        model.forward([Part(cache, [3], 1)])

@@ -10,8 +10,8 @@ from sprinter.core.text import Text
 class Reading:
     """The target's rows over one text, each law computed when a rule or an observer first asks for it.
 
-        tree      (root) x0 x1 x2
-        rows         0    1  2  3        row i + 1 follows node i, row 0 what is settled
+    tree      (root) x0 x1 x2
+    rows         0    1  2  3        row i + 1 follows node i, row 0 what is settled
     """
 
     __slots__ = ("_laws", "_text", "_views", "ids", "whole")

@@ -54,9 +54,9 @@ N = TypeVar("N", bound=Note)
 class Text:
     """A text's tokens, pending tree, chance, caches, counts and the notes of the parts that work on it.
 
-        tokens    p p p p t t t d d d        prompt, what stands, and (while it is a chain) what is pending
-                              |     |
-                          settled   len(tokens), never above `limit`
+    tokens    p p p p t t t d d d        prompt, what stands, and (while it is a chain) what is pending
+                          |     |
+                      settled   len(tokens), never above `limit`
     """
 
     __slots__ = (

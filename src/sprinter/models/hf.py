@@ -36,6 +36,11 @@ class HFModel:
     The hidden state is read where the output head reads it, so it fits every architecture. One text's chain is a plain
     pass over its own cache. Trees and several texts are one padded pass under an own mask, where the architecture
     bears it (`gives.trees`); else the texts of a pass go one after the other, and trees are refused.
+
+    Some models (Phi-3 with longrope) rotate all rows of a pass by other frequencies as soon as one lies at `turn` or
+    behind. A row at place p follows from a text all of whose p + 1 rows are rotated as transformers would rotate them
+    in one pass; so no pass crosses the turn with views of both sides, and where a text crosses it, either way, its
+    cache is read anew. These models give no trees.
     """
 
     def __init__(self, model: Any, name: str, fingerprint: str, head_tokens: Tensor | None = None) -> None:
@@ -49,6 +54,7 @@ class HFModel:
         model.get_output_embeddings().register_forward_pre_hook(self._hear)
         self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._lock = RLock()
+        self._turn = _turn(model.config)
         self.info = _describe(model, name, fingerprint, self.head_tokens is not None)
 
     @classmethod
@@ -90,17 +96,13 @@ class HFModel:
         caches = [self._own(part) for part in parts]
         for cache, part in zip(caches, parts, strict=True):
             check_part(self.info, part, cache.positions_of(part))
-        said: list[list[Said]] = [[] for _ in parts]
         with self._lock:
-            marks = [(cache.length, len(cache.parents)) for cache in caches]
+            marks = [cache.mark() for cache in caches]
             try:
-                for start in range(0, max((len(part.tokens) for part in parts), default=0), CHUNK):
-                    due = [i for i, part in enumerate(parts) if start < len(part.tokens)]
-                    for i, one in zip(due, self._pass([_chunk(parts[i], start) for i in due]), strict=True):
-                        said[i].append(one)
+                said = self._in_chunks(parts) if self._turn is None else [self._around_turn(part) for part in parts]
             except BaseException:
                 for cache, mark in zip(caches, marks, strict=True):
-                    cache.roll_back(*mark)
+                    cache.roll_back(mark)
                 raise
         return [_views(pieces) for pieces in said]
 
@@ -115,6 +117,39 @@ class HFModel:
             raise ConfigError(f"{self.info.name} was given the cache of another model")
         found: HFCache = cache
         return found
+
+    def _in_chunks(self, parts: Sequence[Part]) -> list[list[Said]]:
+        said: list[list[Said]] = [[] for _ in parts]
+        for start in range(0, max((len(part.tokens) for part in parts), default=0), CHUNK):
+            due = [i for i, part in enumerate(parts) if start < len(part.tokens)]
+            for i, one in zip(due, self._pass([_rows(parts[i], start, start + CHUNK) for i in due]), strict=True):
+                said[i].append(one)
+        return said
+
+    def _around_turn(self, part: Part) -> list[Said]:
+        """A chain whose rows before the turn and behind it are read in a cache rotated for them."""
+        if part.parents is not None:
+            raise BackendError(f"{self.info.name} reads no trees: its rotary frequencies change within a text")
+        assert self._turn is not None
+        said, num_near = [], max(0, self._turn - self._own(part).length)
+        # Where the text goes on behind the turn, rows before it are read for their views only.
+        if len(part.tokens) - part.wanted < num_near or len(part.tokens) <= num_near:
+            said += self._read(_rows(part, 0, num_near), far=False, turn=self._turn)
+            part = _rows(part, num_near, len(part.tokens))
+        return said + self._read(part, far=True, turn=self._turn) if part.tokens else said
+
+    def _read(self, part: Part, far: bool, turn: int) -> list[Said]:
+        cache = self._own(part)
+        if cache.far != far:
+            part = Part(cache, [*cache.tokens, *part.tokens], part.wanted)
+            cache.restart(far)
+        said, start, first = [], 0, cache.length
+        while start < len(part.tokens):
+            # Rows before the turn are rotated as those behind it only by a pass that reaches behind it.
+            stop = max(start + CHUNK, turn + 1 - first) if far else start + CHUNK
+            said += self._compute([_rows(part, start, stop)], cache.columns)
+            start = stop
+        return said
 
     def _pass(self, parts: Sequence[Part]) -> list[Said]:
         """What the model says of the wanted rows of `parts`, whose caches then hold them."""
@@ -180,7 +215,7 @@ class HFModel:
     def _bears_masks(self) -> bool:
         """Whether a masked pass over two texts, one of them a tree, says what a plain pass says."""
         config = self._model.config.get_text_config()
-        if _windows(config) is None:
+        if _windows(config) is None or self._turn is not None:
             return False
         # Path 0, 2, 3 of the tree is 2, 3, 4 of the chain, at columns that are not its positions.
         chain = [(7 * i + 2) % self.info.vocab_size for i in range(8)]
@@ -209,9 +244,9 @@ class HFModel:
         return bool(error <= (1e-3 if exact else 0.1) * np.abs(wanted).max())
 
 
-def _chunk(part: Part, start: int) -> Part:
-    """The rows of `part` from `start` on, at most CHUNK of them."""
-    stop = min(start + CHUNK, len(part.tokens))
+def _rows(part: Part, start: int, stop: int) -> Part:
+    """The rows of `part` from `start` to before `stop`."""
+    stop = min(stop, len(part.tokens))
     wanted = max(0, stop - max(start, len(part.tokens) - part.wanted))
     return Part(part.cache, part.tokens[start:stop], wanted, None if part.parents is None else part.parents[start:stop])
 
@@ -226,6 +261,15 @@ def _last(rows: Tensor, wanted: int) -> FloatArray:
 def _views(pieces: list[Said]) -> Views:
     logits, hidden = pieces[0] if len(pieces) == 1 else (np.concatenate(kind) for kind in zip(*pieces, strict=True))
     return Views(logits, hidden, facts_of(logits))
+
+
+def _turn(config: Any) -> int | None:
+    """The place from which on a row makes transformers rotate its whole pass by other frequencies."""
+    # The other scaling that changes with the length, "dynamic", sets in behind max_position_embeddings.
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    turns = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return int(min(turns)) if turns else None
 
 
 def _windows(config: Any) -> dict[str, int | None] | None:

@@ -21,10 +21,12 @@ from sprinter.models.base import Line
 class HFCache(Line):
     """One text's keys and values; the columns of every layer are the rows in line, then the loose ones."""
 
-    def __init__(self, owner: object, length: int = 0) -> None:
-        """`owner`: the model that opened it."""
-        super().__init__(length)
+    def __init__(self, owner: object, tokens: Sequence[int] = (), far: bool = False) -> None:
+        """`owner`: the model that opened it; `tokens`: those in line; `far`: see `HFModel`."""
+        super().__init__(len(tokens))
         self.owner = owner
+        self.tokens = list(tokens)  # of every column
+        self.far = far
         # Made without a config every layer keeps all tokens; layers that forget behind a sliding window
         # could not be rolled back. The masks apply the window.
         self.columns: Any = DynamicCache()
@@ -36,6 +38,7 @@ class HFCache(Line):
             for layer in self._filled():
                 layer.keys = layer.keys.index_select(-2, places.to(layer.keys.device))
                 layer.values = layer.values.index_select(-2, places.to(layer.values.device))
+            self.tokens = [self.tokens[place] for place in places.tolist()]
         self.settle(len(path))
         self._crop()
 
@@ -45,7 +48,7 @@ class HFCache(Line):
 
     def fork(self) -> HFCache:
         self.check_fork()
-        twin = HFCache(self.owner, self.length)
+        twin = HFCache(self.owner, self.tokens, self.far)
         for number, layer in enumerate(self.columns.layers):
             if layer.is_initialized:
                 # Shared until one of the two grows: that makes new tensors and never writes into these.
@@ -57,14 +60,27 @@ class HFCache(Line):
         parents = [*self.parents, *(part.parents or ())]
         return parents == list(range(-1, len(parents) - 1))
 
-    def roll_back(self, length: int, num_loose: int) -> None:
-        """Return to an earlier state of `length` rows in line and `num_loose` loose ones, also within a pass."""
-        self.length = length
+    def add(self, part: Part, positions: Sequence[int]) -> None:
+        super().add(part, positions)
+        self.tokens.extend(part.tokens)
+
+    def restart(self, far: bool) -> None:
+        """Forget everything; what `mark` gave before stays whole."""
+        self.columns, self.tokens, self.far, self.length = DynamicCache(), [], far, 0
+
+    def mark(self) -> tuple[Any, ...]:
+        """The state to which `roll_back` returns."""
+        return self.columns, self.tokens, self.far, self.length, len(self.parents)
+
+    def roll_back(self, mark: tuple[Any, ...]) -> None:
+        """Return to an earlier state, from within a pass as well."""
+        self.columns, self.tokens, self.far, self.length, num_loose = mark
         del self.parents[num_loose:], self.positions[num_loose:]
         self._crop()
 
     def _crop(self) -> None:
         num_rows = self.length + len(self.parents)
+        del self.tokens[num_rows:]
         for layer in self._filled():
             layer.keys, layer.values = layer.keys[..., :num_rows, :], layer.values[..., :num_rows, :]
 
