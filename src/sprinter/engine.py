@@ -28,6 +28,8 @@ class Engine:
     def begin(self, text: Text, recipe: Recipe, observers: Sequence[Observer] = ()) -> Text:
         """Put a new text on its way."""
         text.recipe, text.observers = recipe, tuple(observers)
+        if any(observer.keeps_drafts for observer in observers):
+            text.tree.proposals = []
         text.drafts = recipe.gate.judge(text) and text.has_room
         return text
 

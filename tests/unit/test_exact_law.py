@@ -24,7 +24,6 @@ from sprinter.gates.fixed import FixedGate, OpenGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.greedy import GreedyRule
 from sprinter.rules.vouched import VouchedRule
 from sprinter.rules.walk import WalkRule
 from tests.support.enumeration import distance, joint_law, law_at, model_law, output_law
@@ -137,9 +136,9 @@ def test_the_paper_preset_tests_the_last_token_of_a_full_draft() -> None:
     assert distance(output_law(models, gate, VouchedRule(), Sampling()), model_law(models[0], Sampling())) < EXACT
 
 
-def test_greedy_matching_equals_rejection_sampling_at_temperature_zero() -> None:
+def test_rejection_sampling_and_walking_are_greedy_matching_at_temperature_zero() -> None:
     models, greedy = pair(11), Sampling(0.0)
-    laws = [output_law(models, lambda: FixedGate(3), rule, greedy, 4) for rule in (GreedyRule(), ExactRule())]
+    laws = [output_law(models, lambda: FixedGate(3), rule, greedy, 4) for rule in (WalkRule(), ExactRule())]
     assert laws[0] == laws[1] == model_law(models[0], greedy, 4)
 
 
@@ -218,10 +217,10 @@ def test_walking_down_random_trees_has_the_targets_joint_law(count: int, samplin
     assert distance(law, model_law(models[0], sampling, 3)) < EXACT
 
 
-def test_greedy_matching_of_random_trees_is_the_target_alone() -> None:
+def test_walking_down_random_trees_greedily_is_the_target_alone() -> None:
     models, greedy = pair(30), Sampling(0.0)
     for count in (1, 3, 6):
-        law = output_law(models, lambda n=count: NodeGate(n), GreedyRule(), greedy, 4, drafter=RandomTrees)
+        law = output_law(models, lambda n=count: NodeGate(n), WalkRule(), greedy, 4, drafter=RandomTrees)
         assert law == model_law(models[0], greedy, 4)
 
 

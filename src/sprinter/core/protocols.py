@@ -74,6 +74,10 @@ class Rule(Protocol):
 class Observer(Protocol):
     """Looks on at one text; changes nothing."""
 
+    @property
+    def keeps_drafts(self) -> bool:
+        """Whether `text.tree.proposals` must hold what the drafter knew of every node: much memory for long drafts."""
+
     def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """One target call, before the text settles."""
 
