@@ -76,7 +76,8 @@ class Door:
         """The TOML file's tables."""
         text = self.text(file)
         try:
-            return _shallow(tomllib.loads(text))
+            tables: dict[str, Any] = _shallow(tomllib.loads(text))
+            return tables
         except (ValueError, RecursionError) as error:
             raise self.refuse(f"{file} is not valid TOML ({_reason(error)})") from None
 

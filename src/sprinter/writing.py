@@ -16,15 +16,15 @@ _MARK: Final = ".sprinter-"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """A fresh file beside `path` to write to; at the end of the block it takes the place of `path`.
 
     Its name cannot be guessed and it is made here, so no symbolic link that waits under the name is followed. Its mode
-    is that of any new file under the umask. If the block raises, `path` stays as it was and nothing stays beside.
+    is `mode` under the umask. If the block raises, `path` stays as it was and nothing stays beside.
     """
     beside = path.with_name(f"{_MARK}{path.name}.{secrets.token_hex(6)}")
-    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    mode = beside.stat().st_mode & 0o777
+    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    mode = beside.stat().st_mode & mode
     try:
         yield beside
         beside.chmod(mode)  # libraries that write tensors choose one of their own

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-
 class Runner(Protocol):
     """Runs tokens at given positions against a cache of its own."""
 

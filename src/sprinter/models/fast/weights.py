@@ -155,7 +155,9 @@ def check_widths(arch: Architecture, weights: str) -> None:
     }
     odd = next((name for name, width in widths.items() if width % GROUP), None)
     if weights in ("int4", "int8") and odd is not None:
-        raise ConfigError(f"{weights} needs rows of a multiple of {GROUP}, {odd} is {widths[odd]}: use --weights float32")
+        raise ConfigError(
+            f"{weights} needs rows of a multiple of {GROUP}, {odd} is {widths[odd]}: use --weights float32"
+        )
 
 
 def prepare(source: Source, arch: Architecture, head: Tensor, weights: str, parts: Parts) -> dict[str, Tensor]:
@@ -219,7 +221,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
