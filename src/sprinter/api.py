@@ -1,98 +1,82 @@
-"""Sprinter in Python: load a pair once, write many texts."""
+"""Sprinter in Python: load a pair once, write any number of texts, alone or in company."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-import numpy as np
-
-from sprinter.build import Pair, build_engine
+from sprinter.build import Pair, build_recipe
 from sprinter.certify.choose import Choice, Wish, grant
-from sprinter.config import Config, make_config
+from sprinter.config import Config, DecodingConfig, make_config
+from sprinter.core.protocols import Recipe
 from sprinter.core.records import Generation, Token
-from sprinter.core.sampling import Dice, Sampling
-from sprinter.detokenise import TextStream
+from sprinter.core.rows import ModelInfo
+from sprinter.driver import Driver
 from sprinter.engine import Engine
-from sprinter.errors import CertificateWarning
-from sprinter.gates.threshold import ThresholdGate
-from sprinter.models.base import ModelInfo
-from sprinter.observers.audit import Audit
-from sprinter.rules.exact import ExactRule
-from sprinter.rules.greedy import GreedyRule
+from sprinter.errors import BatchError, CertificateWarning, ConfigError, SprinterError
+from sprinter.observers.clock import Stopwatch
+from sprinter.streams import Stream
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]  # a text to go on from, or the messages of a chat
+
+R = TypeVar("R")
+
+_MOST_READERS = 256  # asynchronous texts that are waited for at the same time
+_MOST_RECIPES = 64  # settings whose parts are kept
 
 
-class Stream:
-    """A generation as it happens: iterate it for tokens; afterwards `generation` has the whole account."""
+class Settings(TypedDict, total=False):
+    """What `generate` and `stream` can be told: the fields of DecodingConfig, GenerationConfig and Wish."""
 
-    def __init__(self, engine: Engine, pair: Pair, config: Config, prompt: str, chat: bool) -> None:
-        tokenizer = pair.tokenizer
-        ids = tokenizer.encode_chat(prompt) if chat else tokenizer.encode(prompt)
-        settings = config.generation
-        self._prompt, self._num_prompt_tokens, self._config = prompt, len(ids), config
-        self._audit = Audit(exact=isinstance(engine.rule, ExactRule | GreedyRule))
-        dice = Dice(np.random.default_rng(settings.seed))
-        self._run = engine.start(ids, settings.max_new_tokens, dice, self._audit)
-        self._text = TextStream(tokenizer.fast, ids, settings.stop)
-        gate = engine.gate
-        self._gate = gate if isinstance(gate, ThresholdGate) else None
-        self._tokens: list[Token] = []
-        self._generation: Generation | None = None
-        # One iterator for the stream's whole life: a second loop goes on where the first stopped, inside a round too.
-        self._iterator = self._written()
+    method: str
+    preset: str
+    scorer: str
+    threshold: float | None
+    lookahead: float | None
+    budget: float | None
+    max_draft: int | None
+    draft_length: int | None
+    draft_chunk: int | None
+    fallback: float | None
+    rollback: float | None
+    options: Sequence[str]
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    stop: Sequence[str]
+    seed: int | None
+    audit: str
+    max_tv: float | None
+    max_atypical: float | None
+    confidence: float
+    certificate: Path | str | None
 
-    def __iter__(self) -> Iterator[Token]:
-        return self._iterator
 
-    def _written(self) -> Iterator[Token]:
-        started = perf_counter()
-        first: float | None = None
-        for token in self._text.tokens(self._run):
-            if first is None:
-                first = perf_counter() - started
-            self._tokens.append(token)
-            yield token
-        seconds = perf_counter() - started
-        # Closing serves the account, not the text: it is left out of the speed.
-        if self._config.generation.audit == "close":
-            self._run.close_audit()
-        self._generation = Generation(
-            prompt=self._prompt,
-            text="".join(t.text for t in self._tokens),
-            method=self._config.decoding.method,
-            threshold=None if self._gate is None else self._gate.threshold,
-            tokens=tuple(self._tokens),
-            finish_reason="stop" if self._text.stopped else self._run.finish_reason or "length",
-            num_prompt_tokens=self._num_prompt_tokens,
-            seconds=seconds,
-            first_token_s=first,
-            counters=self._run.counters,
-            audit=self._audit.report(len(self._tokens)),
-            lookahead=None if self._gate is None else self._gate.lookahead,
-            max_draft=None if self._gate is None else self._gate.max_draft,
-        )
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One text of a list with settings of its own, which go before those of the call.
 
-    @property
-    def audit(self) -> Audit:
-        """The account so far, token by token: what a Guard is fed with."""
-        return self._audit
+    >>> Request("A compiler is", {"method": "exact", "max_new_tokens": 20}).settings["method"]
+    'exact'
+    """
 
-    @property
-    def generation(self) -> Generation:
-        """The finished generation; reads what is left of the stream first."""
-        if self._generation is None:
-            for _ in self:
-                pass
-        assert self._generation is not None
-        return self._generation
+    prompt: Prompt
+    settings: Settings = dataclasses.field(default_factory=Settings)
 
 
 class Sprinter:
-    """A pair of models with its verifier, ready to write.
+    """A pair of models with its verifier, ready to write. Threads may share one.
 
     >>> writer = Sprinter.from_pretrained()                                    # doctest: +SKIP
     >>> writer.generate("The three laws of robotics are", max_new_tokens=40).text  # doctest: +SKIP
@@ -100,7 +84,8 @@ class Sprinter:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self._engines: dict[tuple[Any, Sampling], Engine] = {}
+        self._recipes = lru_cache(maxsize=_MOST_RECIPES)(lambda config: build_recipe(self.pair, config))
+        self._loading = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -108,27 +93,109 @@ class Sprinter:
         target: str | Path = "default",
         draft: str | Path = "default",
         verifier: str | Path = "default",
-        **models: Any,
+        *,
+        backend: str = "auto",
+        weights: str = "auto",
+        device: str = "cpu",
     ) -> Sprinter:
-        """Choose a pair; `models` are further fields of ModelConfig (backend, weights, device).
-
-        Models load at their first use. Raises ConfigError for an unknown setting.
-        """
+        """Choose a pair. Models load at their first use. Raises ConfigError for a setting out of range."""
         names = {"target": str(target), "draft": str(draft), "verifier": str(verifier)}
-        return cls(Pair(make_config(None, {**names, **models}).models))
+        return cls(Pair(make_config(None, {**names, "backend": backend, "weights": weights, "device": device}).models))
 
-    def generate(self, prompt: str, *, chat: bool = False, **settings: Any) -> Generation:
-        """Write one text. `settings` are fields of DecodingConfig, GenerationConfig and Wish.
+    def __repr__(self) -> str:
+        config = self.pair.config
+        return f"<Sprinter target={config.target!r} draft={config.draft!r} verifier={config.verifier!r}>"
 
-        With `max_tv` or `max_atypical` it is written by a certificate (`confidence` and `certificate` say which), and
-        a CertificateWarning says what that leaves unproven. Raises ConfigError, BackendError, DataError,
-        CapabilityError or CertificateError, each saying what to do.
+    @overload
+    def generate(self, prompt: str, *, chat: bool = ..., **settings: Unpack[Settings]) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[Message], *, chat: bool = ..., **settings: Unpack[Settings]) -> Generation: ...
+    @overload
+    def generate(
+        self, prompt: list[str | Request | Sequence[Message]], *, chat: bool = ..., **settings: Unpack[Settings]
+    ) -> list[Generation]: ...
+    def generate(self, prompt: Any, *, chat: bool = False, **settings: Unpack[Settings]) -> Any:
+        """Write one text, or a list of texts in company: a list gives a list, in its order.
+
+        A prompt is a string, or a list of messages ({"role": ..., "content": ...}) for the model's chat template. An
+        entry of a list may be a `Request`, with settings of its own; text i of a list uses `seed` + i.
+
+        With `max_tv` or `max_atypical` a text is written by a certificate (`confidence` and `certificate` say which),
+        and a CertificateWarning says what that leaves unproven. Raises ConfigError, BackendError, DataError,
+        CapabilityError or CertificateError, each saying what to do; for a list a BatchError when all others are done.
         """
-        return self.start(prompt, self._settings(settings), chat).generation
+        if _is_one(prompt):
+            return self.stream(prompt, chat=chat, **settings).generation
+        done = dict(self.generate_many(prompt, chat=chat, **settings))
+        failed = {place: found for place, found in done.items() if isinstance(found, SprinterError)}
+        if failed:
+            raise BatchError(failed, done)
+        return [done[place] for place in range(len(done))]
 
-    def stream(self, prompt: str, *, chat: bool = False, **settings: Any) -> Stream:
-        """As `generate`, token by token: iterate the result. One stream of a Sprinter at a time."""
-        return self.start(prompt, self._settings(settings), chat)
+    def generate_many(
+        self,
+        prompts: Sequence[str | Request | Sequence[Message]],
+        *,
+        chat: bool = False,
+        batch: int = 16,
+        **settings: Unpack[Settings],
+    ) -> Iterator[tuple[int, Generation | SprinterError]]:
+        """(place, text) of a list of prompts as they are done, `batch` at a time; an impossible one gives its error."""
+        if batch < 1:
+            raise ConfigError(f"batch is {batch}, but must be at least 1")
+        waiting = enumerate(prompts)
+        running: dict[int, Stream] = {}
+        try:
+            while True:
+                while len(running) < batch and (entry := next(waiting, None)) is not None:
+                    place, request = entry
+                    try:
+                        running[place] = self._opened(request, chat, settings, place)
+                    except SprinterError as error:
+                        yield place, error
+                if not running:
+                    return
+                self._driver.wait([stream.text for stream in running.values()])
+                for place, stream in list(running.items()):
+                    try:
+                        if stream.advance():
+                            yield place, running.pop(place).generation
+                    except SprinterError as error:
+                        del running[place]
+                        yield place, error
+        finally:
+            for stream in running.values():
+                stream.close()
+
+    def stream(self, prompt: Prompt, *, chat: bool = False, **settings: Unpack[Settings]) -> Stream:
+        """As `generate`, token by token: iterate the result. Any number at once, from any threads; `close` ends one."""
+        return self.start(prompt, self._settings(dict(settings)), chat)
+
+    async def agenerate(self, prompt: Prompt, *, chat: bool = False, **settings: Unpack[Settings]) -> Generation:
+        """`generate` for asynchronous programs; texts awaited together are written in company."""
+        stream = await self._aside(lambda: self.stream(prompt, chat=chat, **settings))
+        try:
+            return await self._aside(lambda: stream.generation)
+        finally:
+            stream.close()
+
+    async def astream(
+        self, prompt: Prompt, *, chat: bool = False, **settings: Unpack[Settings]
+    ) -> AsyncIterator[Token]:
+        """`stream` for asynchronous programs: `async for token in writer.astream(...)`; leaving the loop ends it."""
+        stream = await self._aside(lambda: self.stream(prompt, chat=chat, **settings))
+        tokens = iter(stream)
+        try:
+            while (token := await self._aside(lambda: next(tokens, None))) is not None:
+                yield token
+        finally:
+            stream.close()
+
+    def start(self, prompt: Prompt, config: Config, chat: bool = False) -> Stream:
+        """As `stream`, from a whole Config; its models are those of this Sprinter."""
+        with self._loading:  # models and recipes are made once, whichever thread asks first
+            recipe = self.recipe(config.decoding)
+            return Stream(self._driver, self.pair, config, recipe, prompt, chat)
 
     def certified(self, config: Config, wish: Wish, given: Collection[str] = ()) -> tuple[Config, Choice]:
         """`config` with what the certificate that grants `wish` prescribes; `given`: see `certify.choose.grant`."""
@@ -136,31 +203,55 @@ class Sprinter:
         choice = grant(wish, self.pair, config.decoding, generation.sampling, generation.max_new_tokens, given)
         return dataclasses.replace(config, decoding=choice.apply(config.decoding)), choice
 
+    def running(self, config: Config) -> list[ModelInfo]:
+        """The models a config's method runs, target first."""
+        alone = config.decoding.way.drafter is None
+        return [self.pair.target.info] if alone else [self.pair.target.info, self.pair.draft.info]
+
+    def recipe(self, config: DecodingConfig) -> Recipe:
+        """The parts for a config's method; those of the last few settings are kept."""
+        found: Recipe = self._recipes(config)
+        return found
+
+    @cached_property
+    def _driver(self) -> Driver:
+        engine = Engine(self.pair.target, clocks=[Stopwatch()])
+        return Driver(engine)
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_MOST_READERS, thread_name_prefix="sprinter")
+
+    async def _aside(self, do: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, do)
+
+    def _opened(self, entry: str | Request | Sequence[Message], chat: bool, settings: Settings, place: int) -> Stream:
+        """The stream of an entry of a list."""
+        request = entry if isinstance(entry, Request) else Request(entry)
+        merged: dict[str, Any] = {**settings, **request.settings}
+        if settings.get("seed") is not None and "seed" not in request.settings:
+            merged["seed"] = int(settings["seed"] or 0) + place
+        if not _is_one(request.prompt):
+            raise ConfigError(f"a prompt must be a string or a list of messages, not {type(request.prompt).__name__}")
+        return self.start(request.prompt, self._settings(merged), chat)
+
     def _settings(self, settings: dict[str, Any]) -> Config:
         """A Config from keyword arguments, by certificate where they hold a wish."""
         names = {field.name for field in dataclasses.fields(Wish)}
         wish = Wish(**{name: value for name, value in settings.items() if name in names})
         own = {name: value for name, value in settings.items() if name not in names}
-        config = make_config(None, own)
+        config = make_config(None, own, also=names)
         if not wish.levels:
             return config
-        config, choice = self.certified(config, wish, own)
+        with self._loading:
+            config, choice = self.certified(config, wish, own)
         if choice.caveat is not None:
-            warnings.warn(choice.caveat, CertificateWarning, stacklevel=3)
+            warnings.warn(choice.caveat, CertificateWarning, stacklevel=4)
         return config
 
-    def start(self, prompt: str, config: Config, chat: bool = False) -> Stream:
-        """As `stream`, from a whole Config; its models are those of this Sprinter."""
-        return Stream(self.engine(config), self.pair, config, prompt, chat)
 
-    def running(self, config: Config) -> list[ModelInfo]:
-        """The models a config's method runs, target first."""
-        alone = config.decoding.method == "target"
-        return [self.pair.target.info] if alone else [self.pair.target.info, self.pair.draft.info]
-
-    def engine(self, config: Config) -> Engine:
-        """The engine for a config's method and sampling, built once."""
-        key = (config.decoding, config.generation.sampling)
-        if key not in self._engines:
-            self._engines[key] = build_engine(self.pair, *key)
-        return self._engines[key]
+def _is_one(prompt: Any) -> bool:
+    """Whether this is one prompt: a string, or a list of messages that is not empty."""
+    if isinstance(prompt, str):
+        return True
+    return isinstance(prompt, Sequence) and bool(prompt) and all(isinstance(entry, Mapping) for entry in prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -132,13 +132,13 @@ class GenerationConfig:
     min_p: float = setting(0.0, "Keep tokens at least this times as probable as the most probable; 0 keeps all.")
     repetition_penalty: float = setting(1.0, "Above 1 makes tokens already seen less likely.")
     stop: tuple[str, ...] = setting((), "End the text before this string; may be given several times.")
-    seed: int = setting(0, "Seed of all chance in this generation.")
+    seed: int | None = setting(None, "Seed of all chance in a text; default: another for each, told in the result.")
     audit: AuditMode = setting("free", "'close' adds a final target call so that no token stays unaudited.")
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {self.max_new_tokens}, but must be at least 1")
-        if self.seed < 0:
+        if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
         if any(not s for s in self.stop):
             raise ConfigError("a stop string is empty: it would end every text before it begins")
@@ -162,8 +162,8 @@ class Config:
 PARTS: Mapping[str, type] = {"models": ModelConfig, "decoding": DecodingConfig, "generation": GenerationConfig}
 
 
-def make_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Flags over file over defaults; a flag that is None was not given.
+def make_config(file: Path | None, flags: Mapping[str, Any], also: Collection[str] = ()) -> Config:
+    """Flags over file over defaults; a flag that is None was not given. `also`: names a caller knows besides.
 
     Raises ConfigError for a missing or malformed file, an unknown table or key, a wrong type or value.
     """
@@ -174,7 +174,7 @@ def make_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     known = {f.name for part in PARTS.values() for f in fields(part)}
     strange = [name for name in flags if name not in known]
     if strange:
-        raise ConfigError(f"unknown setting {strange[0]!r}; known are {', '.join(sorted(known))}")
+        raise ConfigError(f"unknown setting {strange[0]!r}; known are {', '.join(sorted({*known, *also}))}")
     parts: dict[str, Any] = {}
     for name, part in PARTS.items():
         own = {f.name for f in fields(part)}

@@ -93,19 +93,28 @@ class TextStream:
     def tokens(self, emitted: Iterable[Emitted]) -> Iterator[Token]:
         """The tokens as they become safe to show; ends early, with `stopped` set, at a stop string."""
         for item in emitted:
-            if item.id in self._stop_ids:
-                self.stopped = True
-                yield from self._held
-                return
-            token = Token(item.id, self._pieces.add(item.id), item.origin, item.score)
-            if not self._stop:
-                yield token
-                continue
-            self._held.append(token)
-            yield from self._release()
+            yield from self.push(item)
             if self.stopped:
                 return
-        yield from self._held
+        yield from self.rest()
+
+    def push(self, item: Emitted) -> Iterator[Token]:
+        """What is safe to show with one more token; after a stop string, which sets `stopped`, push no more."""
+        if item.id in self._stop_ids:
+            self.stopped = True
+            yield from self.rest()
+            return
+        token = Token(item.id, self._pieces.add(item.id), item.origin, item.score)
+        if self._stop:
+            self._held.append(token)
+            yield from self._release()
+        else:
+            yield token
+
+    def rest(self) -> Iterator[Token]:
+        """What was held back, at the end of the text."""
+        while self._held:
+            yield self._held.pop(0)
 
     def _release(self) -> Iterator[Token]:
         text = "".join(t.text for t in self._held)

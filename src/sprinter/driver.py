@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from weakref import WeakSet
 
+from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.text import Text
 from sprinter.engine import Engine
 
@@ -28,14 +29,18 @@ class Driver:
 
     def _renew(self) -> None:
         self._changed = threading.Condition()
-        self._ticking = False
+        self._ticking: frozenset[Text] = frozenset()  # the texts of the tick that is under way
+
+    def begin(self, text: Text, recipe: Recipe, observers: Sequence[Observer]) -> None:
+        """See `Engine.begin`."""
+        self._engine.begin(text, recipe, observers)
 
     def wait(self, texts: Sequence[Text]) -> None:
         """Return when at least one of these texts has something to fetch or is finished."""
         with self._changed:
             self._wanted.update(dict.fromkeys(texts))
             try:
-                while not any(text.out or text.finish_reason is not None for text in texts):
+                while not self._ready(texts):
                     if self._ticking:
                         self._changed.wait()
                     else:
@@ -59,16 +64,22 @@ class Driver:
             text.forget()
             self._changed.notify_all()
 
+    def _ready(self, texts: Sequence[Text]) -> bool:
+        """Whether something can be fetched and no tick is at work on these texts."""
+        if not self._ticking.isdisjoint(texts):
+            return False
+        return any(text.out or text.finish_reason is not None for text in texts)
+
     def _tick(self) -> None:
         """One tick for all wanted texts, with the lock released: others may join in or leave meanwhile."""
         group = [text for text in self._wanted if not text.out and text.finish_reason is None]
-        self._ticking = True
+        self._ticking = frozenset(group)
         self._changed.release()
         try:
             self._engine.tick(group)
         finally:
             self._changed.acquire()
-            self._ticking = False
+            self._ticking = frozenset()
             self._changed.notify_all()
 
     def _alone(self) -> None:

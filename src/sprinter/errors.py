@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SprinterError(Exception):
     """Base of all errors raised on purpose; the command line turns one into a line and exit code 2."""
@@ -25,6 +27,18 @@ class DataError(SprinterError):
 
 class CertificateError(SprinterError):
     """A certificate is malformed, or speaks of another pair, verifier, transform or claim."""
+
+
+class BatchError(SprinterError):
+    """Some texts of a list could not be written; the others were."""
+
+    def __init__(self, failed: Mapping[int, SprinterError], done: Mapping[int, object]) -> None:
+        """`failed`: error by place in the list; `done`: what there is at each place, generation or error."""
+        first = min(failed)
+        rest = "" if len(failed) == 1 else f" ({len(failed)} failed in all)"
+        super().__init__(f"text {first} of {len(done)}: {failed[first]}{rest}; the others are in `results`")
+        self.errors = dict(failed)
+        self.results = [done[place] for place in sorted(done)]
 
 
 class CertificateWarning(UserWarning):

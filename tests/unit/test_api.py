@@ -82,7 +82,7 @@ def test_the_first_token_streams_before_the_target_has_read_anything(writer: Spr
     stream = writer.stream("the land", method="sprinter", scorer="confidence", threshold=0.0, max_new_tokens=10)
     first = next(iter(stream))
     assert first.origin == "vouched"
-    assert stream._run.counters.target_calls == 0
+    assert stream.text.counters.target_calls == 0
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n", "🚀", "\x00", "\x1b[31mred", "\udcff", "<s></s>"])

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from html import escape
+from typing import Final, Literal
 
 Origin = Literal["vouched", "tested", "resampled", "bonus", "target"]
+PAINT: Final[Mapping[Origin, str]] = {  # the colours of the terminal, light enough to read on
+    "vouched": "#c8f0cf",
+    "tested": "#c9e6f5",
+    "resampled": "#f8cfc9",
+    "bonus": "#f6eab5",
+    "target": "transparent",
+}
 FinishReason = Literal["length", "eos", "stop", "cancelled", "error"]
 
 
@@ -62,7 +71,7 @@ class AuditReport:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Generation:
     """A finished text with everything that was measured on the way."""
 
@@ -79,6 +88,7 @@ class Generation:
     audit: AuditReport | None
     lookahead: float | None = None  # the gate's bound and cap; None for a method without
     max_draft: int | None = None
+    seed: int = 0  # of all chance in it
 
     @property
     def num_tokens(self) -> int:
@@ -87,6 +97,21 @@ class Generation:
     @property
     def tokens_per_s(self) -> float:
         return self.num_tokens / self.seconds if self.seconds > 0 else 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"<Generation {text!r}: {self.num_tokens} tokens by {self.method}, {self.tokens_per_s:.0f} tokens/s>"
+
+    def _repr_html_(self) -> str:
+        """The text with each token painted by its origin, for notebooks."""
+        spans = (
+            f'<span style="background:{PAINT[t.origin]}" title="{t.origin}">{escape(t.text)}</span>'
+            for t in self.tokens
+        )
+        return f'<div style="white-space:pre-wrap">{escape(self.prompt)}{"".join(spans)}</div>'
 
     @property
     def unshown_share(self) -> float:

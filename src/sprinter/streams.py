@@ -1,0 +1,123 @@
+"""A text as its reader sees it: tokens as they come, afterwards the whole account."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+from sprinter.build import Pair
+from sprinter.config import Config
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.records import Generation, Token
+from sprinter.core.text import Text
+from sprinter.detokenise import TextStream
+from sprinter.driver import Driver
+from sprinter.gates.threshold import ThresholdGate
+from sprinter.observers.audit import Audit
+
+
+class Stream:
+    """A generation as it happens: iterate it for tokens; afterwards `generation` has the whole account."""
+
+    def __init__(
+        self, driver: Driver, pair: Pair, config: Config, recipe: Recipe, prompt: str | Sequence[Any], chat: bool
+    ) -> None:
+        tokenizer, settings = pair.tokenizer, config.generation
+        plain = isinstance(prompt, str) and not chat
+        ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
+        self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
+        self.audit = Audit(exact=recipe.rule.exact)
+        self._driver, self._config, self._recipe = driver, config, recipe
+        self._prompt = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        limits = pair.limits(with_draft=recipe.drafter is not None)
+        self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
+        driver.begin(self.text, recipe, [self.audit])
+        self._pieces = TextStream(tokenizer.fast, ids, settings.stop)
+        self._tokens: list[Token] = []
+        self._handed = 0  # of `_tokens`, to the reader
+        self._began_s: float | None = None
+        self._first_s: float | None = None
+        self._generation: Generation | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        while self._handed == len(self._tokens):
+            if self._generation is not None:
+                raise StopIteration
+            self._begin()
+            self._driver.wait([self.text])
+            self.advance()
+        self._handed += 1
+        return self._tokens[self._handed - 1]
+
+    def advance(self) -> bool:
+        """Take in what has been written since; True once the text is finished. Raises the error that ended it."""
+        self._begin()
+        text = self.text
+        emitted, text.out = text.out, []
+        for item in emitted:
+            self._tokens += self._pieces.push(item)
+            if self._pieces.stopped:
+                text.finish("stop")
+                break
+        if text.finish_reason is not None and self._generation is None:
+            self._finish()
+        if self._first_s is None and self._tokens and self._began_s is not None:
+            self._first_s = perf_counter() - self._began_s
+        return self._generation is not None
+
+    @property
+    def generation(self) -> Generation:
+        """The finished generation; reads what is left of the stream first."""
+        while self._generation is None:
+            self._driver.wait([self.text])
+            self.advance()
+        return self._generation
+
+    def close(self) -> None:
+        """End the text where it is; what was written so far is its generation."""
+        if self._generation is None:
+            self._driver.cancel(self.text)
+            if self.text.error is None:
+                self.advance()
+
+    def _begin(self) -> None:
+        if self._began_s is None:
+            self._began_s = perf_counter()
+
+    def _finish(self) -> None:
+        text, gate = self.text, self._recipe.gate
+        self._tokens += self._pieces.rest()
+        seconds = perf_counter() - (self._began_s or perf_counter())
+        try:
+            if text.error is not None:
+                raise text.error
+            # Closing serves the account, not the text: it is left out of the speed.
+            if self._config.generation.audit == "close" and text.finish_reason != "cancelled" and text.unseen:
+                self._driver.close_audit(text)
+                if text.error is not None:
+                    raise text.error
+        finally:
+            text.forget()
+        scored = gate if isinstance(gate, ThresholdGate) else None
+        self._generation = Generation(
+            prompt=self._prompt,
+            text="".join(t.text for t in self._tokens),
+            method=self._config.decoding.method,
+            threshold=None if scored is None else scored.threshold,
+            tokens=tuple(self._tokens),
+            finish_reason=text.finish_reason or "length",
+            num_prompt_tokens=text.num_prompt,
+            seconds=seconds,
+            first_token_s=self._first_s,
+            counters=text.counters,
+            audit=self.audit.report(len(self._tokens)),
+            lookahead=None if scored is None else scored.lookahead,
+            max_draft=None if scored is None else scored.max_draft,
+            seed=self.seed,
+        )
