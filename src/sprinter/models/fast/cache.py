@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,9 @@ class FastCache:
             capacity *= 2
         # Branches side by side may hold more rows than the window has positions.
         self.capacity = max(needed, min(capacity, self.arch.context_length))
-        with torch.inference_mode():
-            shape = (*self.kv.shape[:3], self.capacity, self.arch.head_dim)
-            grown = self.kv.new_empty(shape)
-            grown[:, :, :, :held] = self.kv[:, :, :, :held]
+        shape = (*self.kv.shape[:3], self.capacity, self.arch.head_dim)
+        grown = torch.empty(shape, device=self.kv.device, dtype=self.kv.dtype)
+        _copy(self.kv[:, :, :, :held], grown[:, :, :, :held])
         self.kv = grown
 
     def hang(self, parents: Sequence[int]) -> list[int]:
@@ -67,9 +67,11 @@ class FastCache:
             before = row
         moved = next((i for i, row in enumerate(path) if row != i), len(path))
         if moved < len(path):
-            with torch.inference_mode():
-                slots = torch.tensor(path[moved:], device=self.kv.device).add_(self.length)
-                self.kv[:, :, :, self.length + moved : self.length + len(path)] = self.kv[:, :, :, slots]
+            for place, row in enumerate(
+                path[moved:], moved
+            ):  # a row moves forward, over rows that have moved or fallen
+                to, source = self.length + place, self.length + row
+                _copy(self.kv[:, :, :, source], self.kv[:, :, :, to])
         self.length += len(path)
         self._drop_loose()
 
@@ -86,14 +88,21 @@ class FastCache:
             raise ConfigError(f"{len(self.parents)} loose rows hang in this cache: keep some or truncate it, then fork")
         twin = type(self)(self.arch, self.kv.device, self.kv.dtype)
         twin.reserve(self.length)
-        with torch.inference_mode():
-            twin.kv[:, :, :, : self.length] = self.kv[:, :, :, : self.length]
+        _copy(self.kv[:, :, :, : self.length], twin.kv[:, :, :, : self.length])
         twin.length = self.length
         return twin
 
     def _drop_loose(self) -> None:
         if self.parents:
             self.parents, self.depths = [], []
+
+
+def _copy(source: Tensor, to: Tensor) -> None:
+    if to.device.type == "cpu":
+        # Not torch's copy: in a forked process it would wait for threads that are gone.
+        np.copyto(to.numpy(), source.numpy())
+    else:
+        to.copy_(source)
 
 
 class Rotary:

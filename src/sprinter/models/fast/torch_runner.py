@@ -85,6 +85,8 @@ class TorchRunner:
 
     def run(self, parts: Sequence[Part], caches: Sequence[FastCache]) -> list[Views]:
         """See `Runner.run`."""
+        for part, cache in zip(parts, caches, strict=True):
+            cache.reserve(len(part.tokens))
         with torch.inference_mode():
             logits, hidden = (found.cpu().numpy() for found in self._compute(parts, caches))
         if not is_finite(logits):
@@ -93,8 +95,6 @@ class TorchRunner:
 
     def _compute(self, parts: Sequence[Part], caches: Sequence[FastCache]) -> tuple[Tensor, Tensor]:
         """(logits [wanted, width], hidden [wanted, hidden]) where the model is."""
-        for part, cache in zip(parts, caches, strict=True):
-            cache.reserve(len(part.tokens))
         found: list[list[Tensor]] = [[] for _ in parts]
         for begin in range(0, max(len(part.tokens) for part in parts), _CHUNK):
             numbers = [i for i, part in enumerate(parts) if len(part.tokens) > begin]
