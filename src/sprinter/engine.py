@@ -1,169 +1,141 @@
-"""The loop: draft until the gate stops, ask the target once, keep what the rule lets stand."""
+"""The loop: draft, verify, ask the target, correct; one tick is one step for every text that is ready."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from time import perf_counter
 
-from sprinter.core.records import Counters, Draft, Emitted, FinishReason, FloatArray, RowFacts, Verdict
-from sprinter.core.sampling import Dice, LazyLaws, Sampling
-from sprinter.drafters.base import Drafter, PerRound
-from sprinter.errors import ConfigError
-from sprinter.gates.base import Gate, PerSequence
-from sprinter.models.base import LanguageModel
-from sprinter.observers.audit import Audit
-from sprinter.rules.base import AcceptanceRule
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds a sequence: ids both models know, tokens both can read, ids that end it."""
-
-    vocab_size: int
-    context_length: int
-    eos_ids: frozenset[int] = frozenset()
+from sprinter.core.protocols import Clock, Drafter, Observer, Recipe
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Model, Part
+from sprinter.core.text import Text
+from sprinter.core.tree import Verdict
+from sprinter.scheduler import Eager, Scheduler
 
 
 class Engine:
-    """One way of decoding: a target, a drafter, a gate and a rule under one sampling transform.
+    """Decodes any number of texts with one target, each by a recipe of its own.
 
-    Changing the gate or the rule changes the method; the loop stays. One sequence at a time.
+    The tick's order is the order of the method: what is ready is drafted on and verified, what is due is asked about in
+    one pass, what the target has answered is corrected. Chance is a function of its place in a text, and a model's
+    rows do not depend on their company, so no schedule changes a text.
     """
 
-    def __init__(
-        self,
-        target: LanguageModel,
-        drafter: Drafter,
-        gate: Gate,
-        rule: AcceptanceRule,
-        sampling: Sampling,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, target: Model, scheduler: Scheduler | None = None, clocks: Sequence[Clock] = ()) -> None:
         self.target = target
-        self.drafter = drafter
-        self.gate = gate
-        self.rule = rule
-        self.sampling = sampling
-        self.limits = limits
+        self.scheduler = Eager() if scheduler is None else scheduler
+        self.clocks = tuple(clocks)
 
-    def start(self, prompt: Sequence[int], max_new_tokens: int, dice: Dice, audit: Audit) -> Run:
-        """Begin a sequence; iterate the result for its tokens. Raises ConfigError for an impossible request."""
-        if not prompt:
-            raise ConfigError("the prompt has no tokens: decoding needs at least one to start from")
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-        if max(prompt) >= self.limits.vocab_size:
-            raise ConfigError(
-                f"the prompt has token {max(prompt)}, but the model knows only ids below {self.limits.vocab_size}: "
-                "the model and its tokenizer do not belong together"
-            )
-        window = self.limits.context_length
-        if len(prompt) >= window:
-            raise ConfigError(
-                f"the prompt has {len(prompt)} tokens, but the models read at most {window} and need room for "
-                "one more: shorten the prompt"
-            )
-        if isinstance(self.gate, PerSequence):
-            self.gate.begin()
-        return Run(self, list(prompt), min(len(prompt) + max_new_tokens, window), dice, audit)
+    def begin(self, text: Text, recipe: Recipe, observers: Sequence[Observer] = ()) -> Text:
+        """Put a new text on its way."""
+        text.recipe, text.observers = recipe, tuple(observers)
+        if any(observer.keeps_drafts for observer in observers):
+            text.tree.proposals = []
+        text.drafts = recipe.gate.judge(text) and text.has_room
+        return text
+
+    def tick(self, texts: Sequence[Text]) -> None:
+        """One step for everybody; what has become final stands in each text's `out`."""
+        ready = [text for text in texts if text.finish_reason is None]
+        self._draft([text for text in ready if text.drafts])
+        due = [text for text in ready if not text.drafts and text.finish_reason is None]
+        if due:
+            self._ask(self.scheduler.due(due, len(ready) - len(due)))
+
+    def run(self, texts: Sequence[Text]) -> None:
+        """Tick until all texts are finished."""
+        running = list(texts)
+        while running:
+            self.tick(running)
+            running = [text for text in running if text.finish_reason is None]
+
+    def close_audit(self, texts: Sequence[Text]) -> None:
+        """One more target call over final tokens it has not passed over, so that the observers miss none."""
+        left = [text for text in texts if text.unseen]
+        for text in left:
+            # A stop string ends a text inside a draft: what was drafted beyond the last final token never stood.
+            text.cut(text.unseen)
+        if left:
+            self._ask(left)
+
+    def _draft(self, texts: Sequence[Text]) -> None:
+        """Let the drafters add to these texts and the gates judge what is new."""
+        for drafter, group in _by_drafter(texts):
+            self._began("draft")
+            drafter.grow(group)
+            self._ended("draft", group)
+            self._began("verify")
+            for text in group:
+                more = text.recipe.gate.judge(text)
+                text.release()
+                text.drafts = more and text.finish_reason is None and text.has_room
+                if text.tree.all_vouched:
+                    text.end_if_full()
+            self._ended("verify", group)
+
+    def _ask(self, texts: Sequence[Text]) -> None:
+        """One ragged target pass over the pending trees of these texts, then the verdict on each."""
+        parts = [self._part(text) for text in texts]
+        self._began("target")
+        views = self.target.forward(parts)
+        self._ended("target", texts)
+        for text, part, view in zip(texts, parts, views, strict=True):
+            text.counters.target_calls += 1
+            text.counters.target_tokens += len(part.tokens)
+            self._correct(text, Reading(text, view, self.target.head_tokens), len(part.tokens))
+
+    def _part(self, text: Text) -> Part:
+        """The rows of a text that the target has not read, and the last of those it has where a view of it is due."""
+        if text.cache is None:
+            text.cache = self.target.open()
+        cache, tree, wanted = text.cache, text.tree, len(text.tree) + 1
+        if cache.length >= text.settled:
+            # A call that only caught up has read it already, but views are not kept: they are large.
+            cache.truncate(text.settled - 1)
+        unread = text.tokens[cache.length :]
+        if tree.parents is None:
+            return Part(cache, unread, wanted)
+        trunk = len(unread)
+        parents = [*range(-1, trunk - 1), *(trunk + parent for parent in tree.parents)]
+        return Part(cache, [*unread, *tree.tokens], wanted, parents)
+
+    def _correct(self, text: Text, reading: Reading, num_rows: int) -> None:
+        """The rule's verdict, made known to everybody, then settled."""
+        recipe, tree = text.recipe, text.tree
+        closing = text.finish_reason is not None
+        verdict = Verdict(range(len(tree))) if closing else _bounded(text, recipe.rule.judge(text, reading))
+        if recipe.drafter is not None:
+            recipe.drafter.learn(text, verdict, reading)
+        for observer in text.observers:
+            observer.saw(text, verdict, reading)
+        assert text.cache is not None
+        if tree.parents is None:
+            text.cache.truncate(text.settled + len(verdict.path))
+        else:
+            trunk = num_rows - len(tree)
+            text.cache.keep([*range(trunk), *(trunk + node for node in verdict.path)])
+        text.settle(verdict)
+        if not closing:
+            text.drafts = text.finish_reason is None and recipe.gate.judge(text) and text.has_room
+
+    def _began(self, stage: str) -> None:
+        for clock in self.clocks:
+            clock.began(stage)
+
+    def _ended(self, stage: str, texts: Sequence[Text]) -> None:
+        for clock in self.clocks:
+            clock.ended(stage, texts)
 
 
-class Run:
-    """One sequence on its way through the engine: an iterator over tokens the moment each is final."""
+def _by_drafter(texts: Sequence[Text]) -> Iterator[tuple[Drafter, list[Text]]]:
+    groups: dict[Drafter, list[Text]] = {}
+    for text in texts:
+        groups.setdefault(text.recipe.drafter, []).append(text)
+    yield from groups.items()
 
-    def __init__(self, engine: Engine, tokens: list[int], limit: int, dice: Dice, audit: Audit) -> None:
-        self.engine = engine
-        self.tokens = tokens  # the prompt, what is final, and what is pending
-        self.limit = limit  # len(tokens) never exceeds it
-        self.dice = dice
-        self.audit = audit
-        self.counters = Counters()
-        self.finish_reason: FinishReason | None = None
-        # Asked once: to look for a protocol's methods in every round takes microseconds.
-        self._per_round = engine.drafter if isinstance(engine.drafter, PerRound) else None
-        self._draft = Draft()
-        self._unseen = 0  # drafted tokens that are final though no target call has passed over them
 
-    def __iter__(self) -> Iterator[Emitted]:
-        while self.finish_reason is None:
-            for emitted in self._round():
-                yield emitted
-                if emitted.id in self.engine.limits.eos_ids:
-                    self.finish_reason = "eos"
-                    return
-            if len(self.tokens) >= self.limit:
-                self.finish_reason = "length"
-
-    def _round(self) -> Iterator[Emitted]:
-        """Draft until the gate stops, ask the target once, keep what the rule lets stand."""
-        draft = self._draft = Draft()
-        context = len(self.tokens)
-        if self._per_round is not None:
-            self._per_round.begin_round()
-        for place in self._drafted(draft):
-            yield Emitted(draft.tokens[place], "vouched", draft.scores[place])
-        released = self._unseen
-        if len(draft) and draft.all_vouched and (len(self.tokens) >= self.limit or self._ended(draft)):
-            return
-        verdict = self._ask_target(draft)
-        self._unseen = 0
-        del self.tokens[context + verdict.num_kept :]
-        for place in range(released, verdict.num_kept):
-            yield Emitted(draft.tokens[place], "vouched" if draft.vouched[place] else "tested", draft.scores[place])
-        if verdict.next_token is not None and verdict.next_origin is not None:
-            self.tokens.append(verdict.next_token)
-            yield Emitted(verdict.next_token, verdict.next_origin if len(draft) else "target", None)
-
-    def _drafted(self, draft: Draft) -> Iterator[int]:
-        """Draft and judge token by token; hands out the place of each that is final at once."""
-        gate, counters = self.engine.gate, self.counters
-        while len(self.tokens) < self.limit and not self._ended(draft) and gate.keep_drafting(draft):
-            draft.append(self.engine.drafter.propose(self.tokens, self.dice, counters))
-            self.tokens.append(draft.tokens[-1])
-            started = perf_counter()
-            draft.settle(*gate.vouch(draft))
-            counters.gate_s += perf_counter() - started
-            counters.gate_steps += 1
-            # A token behind an untested one may still fall with it, so it is not final yet.
-            if draft.all_vouched:
-                self._unseen += 1
-                yield len(draft) - 1
-
-    def _ended(self, draft: Draft) -> bool:
-        return bool(draft.tokens) and draft.tokens[-1] in self.engine.limits.eos_ids
-
-    def _ask_target(self, draft: Draft) -> Verdict:
-        logits, facts = self._target_logits(len(draft) + 1)
-        laws = LazyLaws(self.engine.sampling, logits, self.tokens, facts=facts)
-        verdict = self.engine.rule.judge(draft, laws, self.dice)
-        kept = len(self.tokens) - len(draft) + verdict.num_kept
-        if kept >= self.limit or (verdict.num_kept == len(draft) and self._ended(draft)):
-            # Nothing may follow, so the next token must not count as audited either: it would water the losses down.
-            verdict = Verdict(verdict.num_kept, None, None)
-        self.audit.observe(draft, verdict, laws, logits, facts)
-        return verdict
-
-    def _target_logits(self, rows: int) -> tuple[FloatArray, RowFacts | None]:
-        """The target's logits after each of the last `rows` tokens, [rows, vocab], and what is known of them."""
-        started = perf_counter()
-        output = self.engine.target.forward(self.tokens, rows)
-        self.counters.target_s += perf_counter() - started
-        self.counters.target_calls += 1
-        self.counters.target_tokens += output.num_computed
-        logits = output.logits[:, : self.engine.limits.vocab_size]
-        return logits, output.facts if logits.shape == output.logits.shape else None
-
-    def close_audit(self) -> None:
-        """One more target call over final tokens it has not passed over, so that the audit misses none."""
-        draft, unseen = self._draft, self._unseen
-        if unseen == 0:
-            return
-        # A stop string ends a run inside a draft: what was drafted beyond the last final token never stood.
-        del self.tokens[len(self.tokens) - len(draft) + unseen :]
-        for kept in (draft.tokens, draft.proposals, draft.scores, draft.vouched):
-            del kept[unseen:]
-        logits, facts = self._target_logits(unseen + 1)
-        laws = LazyLaws(self.engine.sampling, logits, self.tokens, facts=facts)
-        self.audit.observe(draft, Verdict(unseen, None, None), laws, logits, facts)
-        self._unseen = 0
+def _bounded(text: Text, verdict: Verdict) -> Verdict:
+    """`verdict` within the text's limit: where nothing may follow, the target's own token must not be audited."""
+    tree, path = text.tree, verdict.path[: text.limit - text.settled]
+    full = text.settled + len(path) >= text.limit
+    ended = bool(path) and tree.tokens[path[-1]] in text.limits.eos_ids
+    return Verdict(path) if full or ended else verdict

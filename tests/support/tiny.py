@@ -63,6 +63,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Config",
         {**_LLAMA_LIKE, "head_dim": 8, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     ),
+    "phi3": ("Phi3Config", _LLAMA_LIKE),
     "mistral": ("MistralConfig", {**_LLAMA_LIKE, "sliding_window": WINDOW}),
     "gemma2": ("Gemma2Config", _GEMMA_LIKE),
     "gemma3": (

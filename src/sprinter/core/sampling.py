@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprinter.core.records import FloatArray, IntArray, Law, RowFacts
+from sprinter.core.law import Law
+from sprinter.core.rows import FloatArray, IntArray
 from sprinter.errors import ConfigError
 from sprinter.native import rows
 
@@ -83,126 +84,6 @@ class Sampling:
         order = candidates[np.argsort(-probs[candidates], kind="stable")]
         mass = np.cumsum(probs[order], dtype=np.float64)
         return np.sort(order[: int(np.searchsorted(mass, self.top_p)) + 1])
-
-
-_BLOCK = 512  # entries of a law summed at once when drawing
-
-
-class LazyLaws(Sequence[Law]):
-    """The target's laws at every pending position, each computed when a rule or the audit first asks for it."""
-
-    def __init__(
-        self,
-        sampling: Sampling,
-        logits: FloatArray,
-        tokens: Sequence[int],
-        ids: IntArray | None = None,
-        facts: RowFacts | None = None,
-    ) -> None:
-        """`logits` [rows, vocab]: row i follows the first len(tokens) - rows + 1 + i of `tokens`."""
-        self._sampling = sampling
-        self._logits = logits
-        self._tokens = tokens
-        self._ids = ids
-        self._facts = facts
-        self._laws: dict[int, Law] = {}
-
-    def __len__(self) -> int:
-        return len(self._logits)
-
-    def __getitem__(self, row: int) -> Law:  # type: ignore[override]
-        row = range(len(self))[row]
-        if row not in self._laws:
-            penalised = self._sampling.repetition_penalty != 1
-            context = self._tokens[: len(self._tokens) - len(self) + 1 + row] if penalised else ()
-            best = None if self._facts is None else self._facts.best(row)
-            self._laws[row] = self._sampling.law(self._logits[row], context, self._ids, best)
-        return self._laws[row]
-
-
-class Dice:
-    """All chance in one place: the caller's generator, never reseeded, a fresh uniform for every question."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._ahead: list[float] = []  # drawn from the generator, not yet used
-
-    def peek(self, count: int) -> list[float]:
-        """The next `count` uniforms, without using them: every later question is answered as if nobody had looked."""
-        self._ahead += [self._rng.random() for _ in range(count - len(self._ahead))]
-        return self._ahead[:count]
-
-    def uniform(self) -> float:
-        """The next uniform in [0, 1)."""
-        return self._ahead.pop(0) if self._ahead else self._rng.random()
-
-    def accept(self, probability: float) -> bool:
-        """True with the given probability."""
-        return self.uniform() < probability
-
-    def draw(self, law: Law) -> int:
-        """A token from `law`, by inversion of its distribution function."""
-        if len(law.probs) == 1:
-            return law.token_at(0)
-        probs, start = law.probs, 0
-        point = self.uniform()
-        if (place := rows.draw(probs, point)) is not None:
-            return law.token_at(place)
-        if len(probs) > _BLOCK:
-            # The block first, then the place in it: a running sum over a whole vocabulary costs ten times as much.
-            starts = np.arange(0, len(probs), _BLOCK)
-            sums = np.add.reduceat(probs, starts, dtype=np.float64)
-            block, point = _invert(sums, point)
-            start = int(starts[block])
-            probs = probs[start : start + _BLOCK]
-        return law.token_at(start + _invert(probs, point)[0])
-
-
-def _invert(weights: FloatArray, point: float) -> tuple[int, float]:
-    """(place, point within it): where the share `point` of the weights is reached; never a place without weight."""
-    mass = weights.cumsum(dtype=np.float64)  # [weights]
-    wanted = point * mass[-1]
-    place = int(mass.searchsorted(wanted, side="right"))
-    if place == len(mass):
-        # Rounding can push the product up to the total; the last place with weight is then meant.
-        place = int(np.searchsorted(mass, mass[-1]))
-    before = mass[place - 1] if place else 0.0
-    return place, min(1.0, float((wanted - before) / (mass[place] - before)))
-
-
-def residual(target_law: Law, draft_law: Law) -> Law:
-    """norm((p - q)+), what is drawn from after a rejection. Leviathan et al. 2023, Algorithm 1, arXiv:2211.17192."""
-    left = None if target_law.ids is not None else rows.residual(target_law.probs, draft_law.probs, draft_law.ids)
-    if left is not None:
-        return Law(left) if len(left) else target_law
-    excess = _excess(target_law, draft_law)  # [support of p]
-    total = excess.sum(dtype=np.float64)
-    # p and q equal up to rounding leave no excess: the rejection itself was a rounding error, and p is the answer.
-    return Law(excess / total, target_law.ids) if total > 0 else target_law
-
-
-def _excess(target_law: Law, draft_law: Law) -> FloatArray:
-    """(p - q)+ on the target law's support."""
-    probs, drafted = target_law.probs, draft_law.ids
-    if target_law.ids is not None or drafted is None or probs.dtype != draft_law.probs.dtype:
-        return np.maximum(probs - draft_law.at(target_law.ids, len(probs))[: len(probs)], 0)
-    # A draft's law has few entries beside a whole vocabulary, and where it has none the excess is p itself.
-    known = int(drafted.searchsorted(len(probs)))
-    excess, places = probs.copy(), drafted[:known]
-    excess[places] = np.maximum(probs[places] - draft_law.probs[:known], 0)
-    return excess
-
-
-def acceptance(token: int, target_law: Law, draft_law: Law) -> float:
-    """a(x) = min(1, p(x) / q(x)): the chance that exact speculative decoding keeps a drafted token x."""
-    drafted = draft_law.prob(token)
-    return min(1.0, target_law.prob(token) / drafted) if drafted > 0 else 1.0
-
-
-def log_softmax(logits: FloatArray) -> FloatArray:
-    """log of softmax over the last axis, in the input's precision."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def _softmax(logits: FloatArray, temperature: float) -> FloatArray:

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import perf_counter
 
-from sprinter.core.records import Counters, Proposal
-from sprinter.core.sampling import Dice, Sampling
-from sprinter.gates.echo import Echo
-from sprinter.models.base import LanguageModel
+from sprinter.core.chance import DRAFT
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Cache, Model, Needs, Part, Views
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Verdict
+from sprinter.models.base import facts_of
+
+
+class Read:
+    """What a model has read of one text."""
+
+    __slots__ = ("cache",)
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+
+    def rewind(self, length: int) -> None:
+        """See `Note.rewind`."""
+        if self.cache.length > length:
+            self.cache.truncate(length)
 
 
 class ModelDrafter:
-    """Draws each token from a draft model's law under the sampling transform."""
+    """Draws one token a tick for each text from a draft model's law, all texts in one pass."""
 
-    def __init__(self, model: LanguageModel, sampling: Sampling, vocab_size: int, echoes: bool = True) -> None:
-        """`vocab_size`: ids both models know; logits of ids beyond it are padding and dropped.
+    needs = Needs()
+    target_needs = Needs()
 
-        Without `echoes` proposals say that nothing of the text has stood before, for gates that do not ask.
-        """
+    def __init__(self, model: Model) -> None:
         self.model = model
-        self._sampling = sampling
-        self._vocab_size = vocab_size
-        self._echo = Echo() if echoes else None
+        self._embed = model.embedding if model.gives.embedding else None
 
-    def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
-        started = perf_counter()
-        output = self.model.forward(tokens, 1)
-        counters.draft_s += perf_counter() - started
-        counters.draft_steps += 1
-        counters.draft_tokens += output.num_computed
-        ids = self.model.head_tokens
-        logits = output.logits[0] if ids is not None else output.logits[0, : self._vocab_size]  # [width]
-        facts = output.facts if logits.shape[0] == output.logits.shape[1] else None
-        law = self._sampling.law(logits, tokens, ids, None if facts is None else facts.best(0))
-        token = dice.draw(law)
-        embedding = self.model.embedding(token) if self.model.capabilities.embedding else None
-        hidden = None if output.hidden is None else output.hidden[0]  # [hidden]
-        echo = (0, 0) if self._echo is None else self._echo.look(tokens, token)
-        return Proposal(token, law, logits, ids, hidden, embedding, echo)
+    def grow(self, texts: Sequence[Text]) -> None:
+        """See `Drafter.grow`."""
+        parts = []
+        for text in texts:
+            cache = text.note(self, lambda: Read(self.model.open())).cache
+            unread = text.tokens[cache.length :]
+            parts.append(Part(cache, unread, 1))
+            text.counters.draft_steps += 1
+            text.counters.draft_tokens += len(unread)
+        for text, views in zip(texts, self.model.forward(parts), strict=True):
+            text.add(self._drawn(text, views))
+
+    def learn(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """See `Drafter.learn`: the text rewinds what was read of it."""
+
+    def _drawn(self, text: Text, views: Views) -> Proposal:
+        ids, logits, facts = self.model.head_tokens, views.logits[0], views.facts.table[0]  # [width], [4]
+        if ids is None and len(logits) > text.limits.vocab_size:
+            # Ids beyond the tokenizer's are padding of the head.
+            logits = logits[: text.limits.vocab_size]
+            facts = facts_of(logits[None]).table[0]
+        law = text.sampling.law(logits, text.tokens, ids, int(facts[0]))
+        token = text.chance.draw(law, text.round, len(text.tree), DRAFT)
+        hidden = None if views.hidden is None else views.hidden[0]  # [hidden]
+        return Proposal(token, law, logits, facts, ids, hidden, self._embed)

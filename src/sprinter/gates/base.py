@@ -1,43 +1,45 @@
-"""The protocol of a gate."""
+"""What all gates over chains share: each new token judged in order, nothing kept behind the place to stop."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
-from sprinter.core.records import Draft
-from sprinter.models.base import Capabilities
-
-
-class Gate(Protocol):
-    """Judges each drafted token from what the drafter knows, and says when to stop drafting."""
-
-    @property
-    def needs(self) -> Capabilities:
-        """What the draft model must give."""
-
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        """(score, vouched) for the newest token of `draft`, which has no word on it yet.
-
-        A vouched token is final without the target's test unless an earlier token of the draft falls.
-        """
-
-    def keep_drafting(self, draft: Draft) -> bool:
-        """Whether to draft another token before the target is called."""
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Tree
+from sprinter.errors import ConfigError
 
 
-@runtime_checkable
-class PerSequence(Protocol):
-    """What a gate adds that remembers more than the present draft."""
+class ChainGate(ABC):
+    """A gate of two questions: is this token vouched for, and shall another be drafted?
 
-    def begin(self) -> None:
-        """Forget the sequence before; the engine calls it at the start of each."""
+    A drafter may add several tokens at a time; those behind the place where the gate stops are dropped, so that a text
+    does not depend on how many came at once.
+    """
+
+    needs = Needs()
+
+    @abstractmethod
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """(score, vouched) for the first node that has not been judged, `proposal`."""
+
+    @abstractmethod
+    def wants_more(self, tree: Tree) -> bool:
+        """Whether to draft another token behind the judged ones."""
+
+    def judge(self, text: Text) -> bool:
+        """See `Gate.judge`."""
+        tree, ends = text.tree, text.limits.eos_ids
+        while tree.fresh:
+            newest = tree.fresh[0]
+            tree.settle(*self.vouch(text, newest))
+            if tree.fresh and (newest.token in ends or not self.wants_more(tree)):
+                text.cut(len(tree.scores))
+                return False
+        return self.wants_more(tree)
 
 
-class Scorer(Protocol):
-    """Estimates, from the draft alone, the chance that the target would accept its newest token."""
-
-    @property
-    def needs(self) -> Capabilities: ...
-
-    def score(self, draft: Draft) -> float:
-        """f(x, s) in [0, 1] for the newest token of `draft`."""
+def check_cap(max_draft: int | None) -> None:
+    """Raise ConfigError for a cap that allows no draft; None is no cap."""
+    if max_draft is not None and max_draft < 1:
+        raise ConfigError(f"max_draft is {max_draft}, but must be at least 1")

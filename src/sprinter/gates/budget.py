@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
-from sprinter.core.records import Draft
+from sprinter.core.protocols import Scorer
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
-from sprinter.gates.base import Scorer
+from sprinter.gates.base import ChainGate, check_cap
 
 
 class RiskBudget:
@@ -33,27 +35,28 @@ class RiskBudget:
         self.credit -= risk
         return True
 
+    def rewind(self, length: int) -> None:
+        """See `Note.rewind`: a risk that was taken stays taken."""
 
-class BudgetGate:
+
+class BudgetGate(ChainGate):
     """v = 1 while the accumulated predicted risk stays within `per_100` per 100 tokens; stops at the first doubt."""
 
     def __init__(self, scorer: Scorer, per_100: float, max_draft: int | None = 20) -> None:
-        if max_draft is not None and max_draft < 1:
-            raise ConfigError(f"max_draft is {max_draft}, but must be at least 1")
+        check_cap(max_draft)
+        RiskBudget(per_100)  # raises for a number out of range
         self.scorer = scorer
         self.needs = scorer.needs
         self.max_draft = max_draft
-        self._budget = RiskBudget(per_100)
+        self.per_100 = per_100
 
-    def begin(self) -> None:
-        """Start a new sequence with no credit: a text must not depend on the one before."""
-        self._budget = RiskBudget(self._budget.per_100)
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
+        score = self.scorer.score(text, proposal)
+        return score, text.note(self, lambda: RiskBudget(self.per_100)).admits(score)
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        score = self.scorer.score(draft)
-        return score, self._budget.admits(score)
-
-    def keep_drafting(self, draft: Draft) -> bool:
-        if self.max_draft is not None and len(draft) >= self.max_draft:
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
+        if self.max_draft is not None and len(tree.scores) >= self.max_draft:
             return False
-        return draft.all_vouched
+        return not tree.doubted

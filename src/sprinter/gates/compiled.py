@@ -1,9 +1,9 @@
-"""The verifier's score in one call of the compiled library, from the draft's logits to the calibrated number.
+"""The verifier's network in one call of the compiled library, from features to the calibrated number.
 
-The features' definition is `features.scalars`; this computes the same in another order of operations, so scores agree
-up to float32 rounding and not in their last bits. A certificate may be used with either: what it bounds is a mean over
-texts, and only a score that equals the threshold up to rounding falls on the other side of it. Both levels of the
-library give the same bits.
+What a token's embedding adds to the first layer is computed once per token and kept. The sums run in another order
+than numpy's, so scores agree up to float32 rounding and not in their last bits. A certificate may be used with either:
+what it bounds is a mean over texts, and only a score that equals the threshold up to rounding falls on the other side
+of it. Both levels of the library give the same bits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sprinter.core.records import Draft, FloatArray, IntArray
-from sprinter.gates.features import SCALARS, VECTORS
+from sprinter.core.rows import FloatArray
+from sprinter.core.tree import Proposal
+from sprinter.gates.features import SCALARS, columns_of
 from sprinter.native.rows import address, is_plain, operations
 
 _LANES = 8  # rows and columns of every matrix are filled up to a multiple of this
@@ -64,47 +65,18 @@ class CompiledScore:
         self._scorer = _Scorer(ctypes.addressof(self._layers), len(parts), self._hidden, *at, len(knots))
         self._view = ctypes.addressof(self._scorer)
         self._known: dict[int, int] = {}  # token -> address of [out]; at most one entry per token of the vocabulary
-        self._ids: IntArray | None = None  # of the draft last seen: one model's are the same object every time
-        self._plain_ids: IntArray | None = None
-        self._ids_at: int | None = None
 
-    def score(self, draft: Draft) -> float | None:
-        """The score of the newest token of `draft`; None if its numbers are not those the library reads."""
-        proposal = draft.proposals[-1]
-        logits, ids, law, token = proposal.logits, proposal.ids, proposal.law, proposal.token
-        if not is_plain(logits):
-            return None
-        known = hidden = probs = None
+    def score(self, proposal: Proposal, numbers: FloatArray) -> float | None:
+        """The score of a drafted token with scalar features `numbers`; None if the library cannot read its vectors."""
+        known = hidden = None
         if self._embedding is not None:
-            known = self._known.get(token) or self._learn(token, proposal.embedding)
+            known = self._known.get(proposal.token) or self._learn(proposal)
         if self._hidden:
-            assert proposal.hidden is not None, "build.py compares capabilities before any model runs"
+            assert proposal.hidden is not None, "needs are compared before any model runs"
             if not is_plain(proposal.hidden) or len(proposal.hidden) != self._hidden:
                 return None
             hidden = address(proposal.hidden)
-        if ids is not self._ids:
-            self._plain_ids = None if ids is None else np.ascontiguousarray(ids, np.int64)
-            self._ids, self._ids_at = ids, None if self._plain_ids is None else address(self._plain_ids)
-        chance = 1.0
-        if law.ids is ids and len(law.probs) == len(logits) and is_plain(law.probs):
-            probs = address(law.probs)
-        else:
-            chance = law.prob(token)
-        previous = draft.scores[-1] if draft.scores else 1.0
-        found: float = self._call(
-            self._view,
-            address(logits),
-            probs,
-            self._ids_at,
-            hidden,
-            known,
-            len(logits),
-            token,
-            len(draft.tokens) - 1,
-            chance,
-            1.0 if previous is None else previous,
-            *proposal.echo,
-        )
+        found: float = self._call(self._view, hidden, known, address(numbers))
         return found
 
     def _layer(self, weight: FloatArray, bias: FloatArray) -> _Dense:
@@ -116,17 +88,17 @@ class CompiledScore:
         self._kept += [filled, start]
         return _Dense(filled.ctypes.data, start.ctypes.data, rows, columns)
 
-    def _learn(self, token: int, embedding: FloatArray | None) -> int:
-        """Compute and keep what `token` adds to the first layer; where it lies."""
-        assert embedding is not None, "build.py compares capabilities before any model runs"
-        assert self._embedding is not None
+    def _learn(self, proposal: Proposal) -> int:
+        """Compute and keep what the token adds to the first layer; where it lies."""
+        assert proposal.embed is not None and self._embedding is not None, "needs are compared before any model runs"
+        embedding = proposal.embed(proposal.token)  # [hidden]
         filled = np.zeros(self._embedding.columns, np.float32)
         filled[: len(embedding)] = embedding
         known = np.zeros(self._embedding.rows, np.float32)
         self._dense(ctypes.byref(self._embedding), filled.ctypes.data, known.ctypes.data)
         self._kept.append(known)
-        self._known[token] = known.ctypes.data
-        return self._known[token]
+        self._known[proposal.token] = known.ctypes.data
+        return self._known[proposal.token]
 
 
 def compiled_score(
@@ -142,12 +114,8 @@ def _split(features: Sequence[str], weight: FloatArray) -> tuple[FloatArray, Flo
 
     A scalar the verifier does not read has a column of zeros.
     """
-    vectors = sum(name in VECTORS for name in features)
-    width = (weight.shape[1] - (len(features) - vectors)) // vectors if vectors else 0
-    sizes = [width if name in VECTORS else 1 for name in features]
-    starts = np.cumsum([0, *sizes])
-    columns = {name: weight[:, a : a + n] for name, a, n in zip(features, starts, sizes, strict=False)}
+    columns = {name: weight[:, where] for name, where in columns_of(features, weight.shape[1]).items()}
     nothing = np.zeros((len(weight), 1), np.float32)
     hidden = [columns["hidden"]] if "hidden" in columns else []
     own = np.concatenate([*hidden, *(columns.get(name, nothing) for name in SCALARS)], axis=1)
-    return own, columns.get("embedding"), width if hidden else 0
+    return own, columns.get("embedding"), hidden[0].shape[1] if hidden else 0

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from sprinter.core.records import Draft
-from sprinter.core.sampling import log_softmax
-from sprinter.models.base import Capabilities
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal
 
 
 class Confidence:
     """q(x) at temperature 1, the draft's probability of the token it drew."""
 
-    needs = Capabilities()
+    needs = Needs(full_laws=True)
 
-    def score(self, draft: Draft) -> float:
-        proposal = draft.proposals[-1]
-        logits = proposal.logits
-        place = proposal.token if proposal.ids is None else int(np.searchsorted(proposal.ids, proposal.token))
-        peak = logits.max()
-        return float(np.exp(logits[place] - peak) / np.exp(logits - peak).sum())
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """See `Scorer.score`."""
+        if proposal.facts is None:
+            return proposal.law.prob(proposal.token)
+        return math.exp(proposal.own_logit - float(proposal.facts[1]))
 
 
 class Certainty:
     """exp(-H(q)) at temperature 1: the inverse of the number of tokens the draft hesitates between."""
 
-    needs = Capabilities()
+    needs = Needs(full_laws=True)
 
-    def score(self, draft: Draft) -> float:
-        logs = log_softmax(draft.proposals[-1].logits)  # [width]
-        probs = np.exp(logs)
-        return float(np.exp(probs @ np.where(probs > 0, logs, 0)))
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """See `Scorer.score`."""
+        return 1.0 if proposal.facts is None else math.exp(-float(proposal.facts[2]))
 
 
 class Margin:
     """The draft's most probable token's lead over its second, at temperature 1."""
 
-    needs = Capabilities()
+    needs = Needs(full_laws=True)
 
-    def score(self, draft: Draft) -> float:
-        logits = draft.proposals[-1].logits
-        second, first = np.partition(logits, -2)[-2:] if len(logits) > 1 else (-np.inf, logits[0])
-        total = np.exp(logits - first).sum()
-        return float((1 - np.exp(second - first)) / total)
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """See `Scorer.score`."""
+        if proposal.facts is None or proposal.logits is None:
+            return 1.0
+        best, log_total, _, second = proposal.facts.tolist()
+        return math.exp(float(proposal.logits[int(best)]) - log_total) - math.exp(second - log_total)

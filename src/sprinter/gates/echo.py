@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sprinter.models.base import common_prefix
-
 LONGEST: Final = 6  # tokens of an ending that are compared; longer ones say no more
 
 
@@ -18,37 +16,40 @@ class Echo:
     """The followers of every run of 1 to `LONGEST` tokens in one text. A step costs the same at every length.
 
     >>> echo = Echo()
-    >>> echo.look([1, 2, 3, 1, 2], 3)  # "1 2" was followed by 3 before, never by anything else
+    >>> echo.look([1, 2, 3, 1, 2], 5, 3)  # "1 2" was followed by 3 before, never by anything else
     (2, 0)
-    >>> echo.look([1, 2, 3, 1, 2], 4)
+    >>> echo.look([1, 2, 3, 1, 2], 5, 4)
     (0, 2)
-    >>> echo.look([1, 2, 3, 9, 2], 3)  # only "2" was
-    (1, 0)
     """
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._followers: dict[tuple[int, ...], dict[int, int]] = {}  # run -> follower -> how often
 
-    def look(self, tokens: Sequence[int], token: int) -> tuple[int, int]:
-        """(same, other): tokens in the longest ending of `tokens` that `token`, or another token, followed before."""
-        self._read(tokens)
+    def look(self, tokens: Sequence[int], length: int, token: int) -> tuple[int, int]:
+        """(same, other): length of the longest ending of the first `length` tokens that `token`, or another one,
+        followed before. Those must be what was looked at before, lengthened, or rewound and lengthened.
+        """
+        for follower in tokens[len(self._tokens) : length]:
+            for run in _endings(self._tokens):
+                followers = self._followers.setdefault(run, {})
+                followers[follower] = followers.get(follower, 0) + 1
+            self._tokens.append(follower)
         same = other = 0
-        for order in range(1, min(LONGEST, len(tokens)) + 1):
-            followers = self._followers.get(tuple(tokens[-order:]))
-            if followers is None:  # then no longer ending stood before either
+        for order in range(1, min(LONGEST, length) + 1):
+            seen = self._followers.get(tuple(tokens[length - order : length]))
+            if seen is None:  # then no longer ending stood before either
                 break
-            known = token in followers
+            known = token in seen
             if known:
                 same = order
-            if len(followers) > known:
+            if len(seen) > known:
                 other = order
         return same, other
 
-    def _read(self, tokens: Sequence[int]) -> None:
-        """Forget what is no longer in the text (a draft that fell) and learn what is new."""
-        kept = common_prefix(self._tokens, tokens)
-        while len(self._tokens) > kept:
+    def rewind(self, length: int) -> None:
+        """Forget all tokens behind the first `length`. See `Note.rewind`."""
+        while len(self._tokens) > length:
             follower = self._tokens.pop()
             for run in _endings(self._tokens):
                 followers = self._followers[run]
@@ -57,11 +58,6 @@ class Echo:
                     del followers[follower]
                     if not followers:
                         del self._followers[run]
-        for follower in tokens[kept:]:
-            for run in _endings(self._tokens):
-                followers = self._followers.setdefault(run, {})
-                followers[follower] = followers.get(follower, 0) + 1
-            self._tokens.append(follower)
 
 
 def _endings(tokens: list[int]) -> list[tuple[int, ...]]:

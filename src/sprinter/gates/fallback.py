@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from sprinter.core.records import Draft
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
-from sprinter.models.base import Capabilities
+from sprinter.gates.base import ChainGate, check_cap
 
 
-class FallbackGate:
+class FallbackGate(ChainGate):
     """Stop at the first token whose law's peak, max_y q(y) at temperature 1, is below `fallback`; vouch for none.
 
     The fallback policy of Big Little Decoder (Kim et al. 2023, arXiv:2302.07863, section 3.2). `max_draft` bounds a
     round, which the paper leaves open.
     """
 
-    needs = Capabilities()
+    needs = Needs(full_laws=True)
 
     def __init__(self, fallback: float, max_draft: int = 20) -> None:
         if not 0 <= fallback <= 1:
             raise ConfigError(f"the fallback threshold is {fallback}, but must be between 0 and 1")
-        if max_draft < 1:
-            raise ConfigError(f"max_draft is {max_draft}, but must be at least 1")
+        check_cap(max_draft)
         self.fallback = fallback
         self.max_draft = max_draft
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        logits = draft.proposals[-1].logits  # [width]
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
         # A rollback may still take any token back, so none is final before the target was called.
-        return float(1 / np.exp(logits - logits.max()).sum()), False
+        if proposal.facts is None or proposal.logits is None:
+            return 1.0, False
+        return math.exp(float(proposal.logits[int(proposal.facts[0])]) - float(proposal.facts[1])), False
 
-    def keep_drafting(self, draft: Draft) -> bool:
-        return len(draft) < self.max_draft and not is_doubted(draft, self.fallback)
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
+        return len(tree) < self.max_draft and not is_doubted(tree, self.fallback)
 
 
-def is_doubted(draft: Draft, fallback: float) -> bool:
+def is_doubted(tree: Tree, fallback: float) -> bool:
     """Whether the newest token is one the target must write in the draft's place."""
-    score = draft.scores[-1] if draft.scores else None
+    score = tree.scores[-1] if tree.scores else None
     return score is not None and score < fallback

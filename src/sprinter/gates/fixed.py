@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from sprinter.core.records import Draft
-from sprinter.models.base import Capabilities
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Tree
+from sprinter.gates.base import ChainGate
 
 
-class FixedGate:
+class FixedGate(ChainGate):
     """Always `length` tokens, none vouched for: classic speculative decoding. 0 is the target alone."""
-
-    needs = Capabilities()
 
     def __init__(self, length: int) -> None:
         self.length = length
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
         return None, False
 
-    def keep_drafting(self, draft: Draft) -> bool:
-        return len(draft) < self.length
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
+        return len(tree) < self.length
 
 
-class OpenGate:
+class OpenGate(ChainGate):
     """Vouches for everything and never stops: the draft model alone."""
 
-    needs = Capabilities()
-
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
         return None, True
 
-    def keep_drafting(self, draft: Draft) -> bool:
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
         return True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
-from sprinter.core.records import Draft
+from sprinter.core.protocols import Scorer
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
-from sprinter.gates.base import Scorer
+from sprinter.gates.base import ChainGate, check_cap
 
 
-class ThresholdGate:
+class ThresholdGate(ChainGate):
     """v = 1[f >= threshold]; draft on while the chance that every unvouched token survives exceeds `lookahead`.
 
     `lookahead` = 1 stops at the first unvouched token, which is SPRINTER (arXiv:2502.04557). Below 1 it drafts past
@@ -32,28 +34,27 @@ class ThresholdGate:
             raise ConfigError("threshold is not a number: give one between 0 (fast) and 1 (safe)")
         if not 0 <= lookahead <= 1:
             raise ConfigError(f"lookahead is {lookahead}, but must be between 0 and 1 (1 stops at the first doubt)")
-        if max_draft is not None and max_draft < 1:
-            raise ConfigError(f"max_draft is {max_draft}, but must be at least 1")
+        check_cap(max_draft)
         self.scorer = scorer
         self.survivor = survivor
-        self.needs = scorer.needs
+        self.needs = scorer.needs if survivor is None else scorer.needs | survivor.needs
         self.threshold = threshold
         self.lookahead = lookahead
         self.max_draft = max_draft
         self.test_last = test_last
-        self._survival = 1.0  # chance that every unvouched token of the draft passes
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        if len(draft) == 1:
-            self._survival = 1.0
-        score = self.scorer.score(draft)
-        vouched = score >= self.threshold and not (self.test_last and len(draft) == self.max_draft)
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
+        tree = text.tree
+        score = self.scorer.score(text, proposal)
+        vouched = score >= self.threshold and not (self.test_last and len(tree.scores) + 1 == self.max_draft)
         if not vouched:
             # The second word costs as much as the first, so only doubtful tokens are asked about.
-            self._survival *= score if self.survivor is None else self.survivor.score(draft)
+            tree.survival *= score if self.survivor is None else self.survivor.score(text, proposal)
         return score, vouched
 
-    def keep_drafting(self, draft: Draft) -> bool:
-        if self.max_draft is not None and len(draft) >= self.max_draft:
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
+        if self.max_draft is not None and len(tree.scores) >= self.max_draft:
             return False
-        return len(draft) == 0 or draft.all_vouched or self._survival > self.lookahead
+        return not tree.doubted or tree.survival > self.lookahead

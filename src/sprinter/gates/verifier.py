@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from sprinter.core.records import Draft, FloatArray
+from sprinter.core.rows import FloatArray
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.gates.compiled import compiled_score
-from sprinter.gates.features import VECTORS, needs_of, vector
+from sprinter.gates.echo import Echo
+from sprinter.gates.features import ECHOES, needs_of, scalars, vector
 
 VERIFIER_FORMAT = 1
 OUTPUTS = ("accept", "accept_hard", "overlap", "typical")
@@ -61,7 +63,7 @@ class Verifier:
         self.output = output
         self.needs = needs_of(record.features)
         curve = record.calibration.get(output)
-        self._split = _Split(record.features, layers[0]) if hidden and "embedding" in record.features else None
+        self._hears_echoes = not set(ECHOES).isdisjoint(record.features)
         self._knots = None if curve is None else np.asarray(curve["knots"], float)
         self._values = None if curve is None else np.asarray(curve["values"], float)
         scoring = [*hidden, (last_weight[row : row + 1], last_bias[row : row + 1])]
@@ -74,34 +76,17 @@ class Verifier:
         curves = json.dumps(dict(self.record.calibration), sort_keys=True)
         return hashlib.sha256(f"{self.record.weights_sha256} {curves}".encode()).hexdigest()
 
-    def head(
-        self,
-    ) -> tuple[list[tuple[FloatArray, FloatArray]], tuple[FloatArray, float], tuple[FloatArray, FloatArray] | None]:
-        """What another device needs to score alike: hidden layers (weight [out, in], bias [out]) with ReLU behind each,
-        (weight [in], bias) of the output that scores, and (knots, values) of its calibration curve or None."""
-        curve = None if self._knots is None or self._values is None else (self._knots, self._values)
-        return list(self._layers), (self._last_weight, self._last_bias), curve
-
-    def score(self, draft: Draft) -> float:
-        if self._compiled is not None and (score := self._compiled.score(draft)) is not None:
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """See `Scorer.score`."""
+        tree = text.tree
+        place = len(tree.scores)
+        echo = (0, 0)
+        if self._hears_echoes:
+            echo = text.note(Echo, Echo).look(text.tokens, text.settled + place, proposal.token)
+        numbers = scalars(proposal, place, tree.scores[-1] if place else 1.0, echo)
+        if self._compiled is not None and (score := self._compiled.score(proposal, numbers)) is not None:
             return score
-        if self._split is None:
-            return self.score_vector(vector(self.record.features, draft))
-        return self._finish(np.maximum(self._split.first(draft), 0), self._layers[1:])
-
-    def score_vector(self, inputs: FloatArray) -> float:
-        """The score of one feature vector [inputs]."""
-        return self._finish(inputs, self._layers)
-
-    def _finish(self, inputs: FloatArray, layers: Sequence[tuple[FloatArray, FloatArray]]) -> float:
-        """The score behind the hidden `layers` that are still to come."""
-        for weight, bias in layers:
-            inputs = np.maximum(weight @ inputs + bias, 0)
-        logit = float(self._last_weight @ inputs) + self._last_bias
-        score = 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
-        if self._knots is not None and self._values is not None:
-            score = float(np.interp(score, self._knots, self._values))
-        return score
+        return float(self.score_batch(vector(self.record.features, proposal, numbers)[None])[0])
 
     def score_batch(self, inputs: FloatArray) -> FloatArray:
         """The scores [rows] of many feature vectors [rows, inputs]."""
@@ -112,40 +97,6 @@ class Verifier:
         if self._knots is not None and self._values is not None:
             scores = np.interp(scores, self._knots, self._values)
         return np.asarray(scores)
-
-
-class _Split:
-    """The first layer in two parts: what a token's embedding adds is computed once per token and kept.
-
-    A draft repeats its tokens, and an embedding is half of the inputs: this halves the work of a score.
-    """
-
-    def __init__(self, features: Sequence[str], layer: tuple[FloatArray, FloatArray]) -> None:
-        """`layer`: (weight [out, inputs], bias [out])."""
-        weight, self._bias = layer
-        vectors = sum(name in VECTORS for name in features)
-        width = (weight.shape[1] - (len(features) - vectors)) // vectors
-        sizes = [width if name in VECTORS else 1 for name in features]
-        starts = np.cumsum([0, *sizes])
-        columns = {name: np.arange(a, a + n) for name, a, n in zip(features, starts, sizes, strict=False)}
-        own = columns.pop("embedding")
-        self._rest = tuple(columns)
-        self._of_embedding = np.ascontiguousarray(weight[:, own])  # [out, hidden]
-        self._of_rest = (
-            np.ascontiguousarray(weight[:, np.concatenate(list(columns.values()))])
-            if columns
-            else np.zeros((len(weight), 0), np.float32)
-        )
-        self._known: dict[int, FloatArray] = {}  # token -> [out]; at most one entry per token of the vocabulary
-
-    def first(self, draft: Draft) -> FloatArray:
-        """The first layer's output before its ReLU for the newest token of `draft`, [out]."""
-        proposal = draft.proposals[-1]
-        known = self._known.get(proposal.token)
-        if known is None:
-            assert proposal.embedding is not None, "build.py compares capabilities before any model runs"
-            known = self._known[proposal.token] = self._of_embedding @ proposal.embedding + self._bias
-        return self._of_rest @ vector(self._rest, draft) + known if self._rest else known
 
 
 def load_verifier(path: Path, output: str = "accept") -> Verifier:

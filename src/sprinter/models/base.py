@@ -1,117 +1,13 @@
-"""The protocol every model is behind, whatever computes it."""
+"""What all backends share: checks of a pass, facts of its rows, and the book of which rows stand in line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from sprinter.core.records import FloatArray, IntArray, RowFacts
+from sprinter.core.rows import Facts, FloatArray, ModelInfo, Part
 from sprinter.errors import BackendError, ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend gives, or what a rule, gate or drafter needs; compared before weights load."""
-
-    full_probs: bool = True
-    hidden: bool = False
-    embedding: bool = False
-
-    def missing(self, needed: Capabilities) -> list[str]:
-        """Names of the capabilities in `needed` that are absent here."""
-        return [name for name in self.__slots__ if getattr(needed, name) and not getattr(self, name)]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is worth knowing of a model besides its outputs.
-
-    `num_parameters` counts what one token's forward pass multiplies with (embedding lookups excluded, head
-    included); `num_layers` and `hidden_size` give the attention term of the FLOP count.
-    """
-
-    name: str
-    vocab_size: int  # ids a law may name: 0 .. vocab_size - 1
-    context_length: int  # tokens
-    hidden_size: int
-    num_layers: int
-    num_parameters: int
-    bytes_per_step: int  # weight bytes read for one token
-    fingerprint: str  # sha256 hex of the weights, the same for every backend
-    backend: str  # "hf", "fast", "fast-compiled", "toy"
-    weights: str  # "float32", "bfloat16", "int8", "int4", "float64"
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOutput:
-    """Next-token logits and hidden states for the last positions of a forward pass.
-
-    `logits` is over `LanguageModel.head_tokens` where a model's head covers only part of the vocabulary.
-    `hidden` is what the output head reads: the last hidden state after the final norm.
-    """
-
-    logits: FloatArray  # [num_last, width]
-    hidden: FloatArray | None  # [num_last, hidden]
-    num_computed: int = 0  # tokens this call computed; the others came from the cache
-    facts: RowFacts | None = None  # about `logits`, where the backend has them
-
-
-class LanguageModel(Protocol):
-    """A causal language model with a cache of its own, for one sequence at a time."""
-
-    @property
-    def info(self) -> ModelInfo: ...
-
-    @property
-    def capabilities(self) -> Capabilities: ...
-
-    @property
-    def head_tokens(self) -> IntArray | None:
-        """Ascending token ids the head covers, [width]; None when it covers 0 .. width - 1."""
-
-    def forward(self, tokens: Sequence[int], num_last: int) -> ModelOutput:
-        """Logits after each of the last `num_last` tokens of `tokens`, given all before.
-
-            tokens    a b c d e      num_last = 2
-            row 0           d -> law of the token after "a b c d"
-            row 1             e -> law of the token after "a b c d e"
-
-        The longest prefix of `tokens` already in the cache is not computed again, and whatever the
-        cache holds beyond it is dropped. Raises BackendError on non-finite logits, ConfigError when
-        `tokens` do not fit into the context window.
-        """
-
-    def embedding(self, token: int) -> FloatArray:
-        """The input embedding of `token`, [hidden]."""
-
-
-def common_prefix(cached: Sequence[int], tokens: Sequence[int]) -> int:
-    """Length of the longest common prefix.
-
-    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    limit = min(len(cached), len(tokens))
-    # Nearly always the cache is a prefix of the request, and a list comparison settles that in C.
-    # (At most one of the two is copied: this runs for every token, and contexts grow long.)
-    if (cached if limit == len(cached) else cached[:limit]) == (tokens if limit == len(tokens) else tokens[:limit]):
-        return limit
-    return next(i for i in range(limit) if cached[i] != tokens[i])
-
-
-def check_request(info: ModelInfo, tokens: Sequence[int], num_last: int) -> None:
-    """Raise ConfigError for a request no backend can serve."""
-    if not 1 <= num_last <= len(tokens):
-        raise ConfigError(f"asked {info.name} for {num_last} rows of a sequence of {len(tokens)} tokens")
-    if len(tokens) > info.context_length:
-        raise ConfigError(
-            f"the sequence has {len(tokens)} tokens, but {info.name} reads at most {info.context_length}: "
-            "shorten the prompt or lower --max-new-tokens"
-        )
 
 
 def is_finite(logits: FloatArray) -> bool:
@@ -133,3 +29,117 @@ def check_finite(name: str, logits: FloatArray) -> FloatArray:
     if not is_finite(logits):
         raise not_finite(name)
     return logits
+
+
+class Line:
+    """Which rows of a text stand in line and which lie loose behind it: what a cache knows besides its numbers.
+
+    Each loose row has a parent among the loose rows before it (-1: the end of the line) and a position in its text.
+    """
+
+    def __init__(self, length: int = 0) -> None:
+        self.length = length
+        self.parents: list[int] = []  # of the loose rows
+        self.positions: list[int] = []  # of the loose rows
+
+    def positions_of(self, part: Part) -> list[int]:
+        """Positions of the rows of `part`. Raises ConfigError for parents that are no earlier rows."""
+        if part.parents is None:
+            if self.parents:
+                raise ConfigError("a part without parents lengthens the line: keep or truncate the loose rows first")
+            return list(range(self.length, self.length + len(part.tokens)))
+        positions = list(self.positions)
+        for parent in part.parents:
+            if not -1 <= parent < len(positions):
+                raise ConfigError(
+                    f"loose row {len(positions)} names row {parent} as its parent, which is no earlier one"
+                )
+            positions.append(self.length if parent < 0 else positions[parent] + 1)
+        return positions[len(self.positions) :]
+
+    def add(self, part: Part, positions: Sequence[int]) -> None:
+        """Note the rows of `part`, whose positions are `positions_of(part)`."""
+        if part.parents is None:
+            self.length += len(part.tokens)
+        else:
+            self.parents.extend(part.parents)
+            self.positions.extend(positions)
+
+    def check_path(self, path: Sequence[int]) -> None:
+        """Raise ConfigError unless `path` is a chain of loose rows from the end of the line on."""
+        if [self.parents[row] for row in path if 0 <= row < len(self.parents)] != [-1, *path][: len(path)]:
+            raise ConfigError(f"rows {list(path)} are no path of loose rows from the end of the line on")
+
+    def settle(self, num_kept: int) -> None:
+        """Count `num_kept` loose rows into the line and forget the others."""
+        self.length += num_kept
+        self.parents.clear()
+        self.positions.clear()
+
+    def cut(self, length: int) -> None:
+        """Forget the loose rows and the line behind `length`. Raises ConfigError for a line that is shorter."""
+        if not 0 <= length <= self.length:
+            raise ConfigError(f"cannot cut a line of {self.length} rows to {length}")
+        self.length = length
+        self.settle(0)
+
+    def check_fork(self) -> None:
+        """Raise ConfigError where rows lie loose."""
+        if self.parents:
+            raise ConfigError(f"cannot fork a cache with {len(self.parents)} loose rows: keep or truncate them first")
+
+
+def ancestors(parents: Sequence[int], row: int) -> list[int]:
+    """Loose row `row` and the loose rows above it, from the first behind the line to itself.
+
+    >>> ancestors([-1, 0, 0, 2], 3)
+    [0, 2, 3]
+    """
+    path = []
+    while row >= 0:
+        path.append(row)
+        row = parents[row]
+    return path[::-1]
+
+
+def check_part(info: ModelInfo, part: Part, positions: Sequence[int]) -> None:
+    """Raise ConfigError or BackendError for a part that `info`'s model cannot serve; `positions` are its rows'."""
+    if not part.tokens or len(part.tokens) != len(positions) or not 0 <= part.wanted <= len(part.tokens):
+        raise ConfigError(
+            f"asked {info.name} for {part.wanted} views of {len(part.tokens)} tokens at {len(positions)} places"
+        )
+    if max(positions) >= info.context_length:
+        raise ConfigError(
+            f"the sequence has {max(positions) + 1} tokens, but {info.name} reads at most {info.context_length}: "
+            "shorten the prompt or lower --max-new-tokens"
+        )
+    if min(part.tokens) < 0 or max(part.tokens) >= info.vocab_size:
+        unknown = next(t for t in part.tokens if not 0 <= t < info.vocab_size)
+        raise BackendError(f"{info.name} knows the token ids 0 to {info.vocab_size - 1}, but was given {unknown}")
+
+
+def facts_of(logits: FloatArray) -> Facts:
+    """Facts of rows of finite logits [rows, width], in which -inf stands for a banned token."""
+    table = np.full((len(logits), 4), -np.inf)
+    if len(logits):
+        every = np.arange(len(logits))
+        best = logits.argmax(axis=-1)  # [rows]
+        top = logits[every, best]
+        below = logits - top[:, None]  # [rows, width], at most 0
+        weights = np.exp(below)
+        total = weights.sum(axis=-1, dtype=np.float64)
+        # A weight of 0 times a logit of -inf is NaN; it counts nothing.
+        np.multiply(weights, below, out=weights, where=weights > 0)
+        below[every, best] = -np.inf
+        table[:, 0] = best
+        table[:, 1] = top + np.log(total)
+        table[:, 2] = np.log(total) - weights.sum(axis=-1, dtype=np.float64) / total
+        second = below.argmax(axis=-1)
+        table[:, 3] = np.where(np.isneginf(below[every, second]), -np.inf, logits[every, second])
+    return Facts(table)
+
+
+def check_distinct(parts: Sequence[Part]) -> None:
+    """Raise ConfigError where two parts of a pass share a cache."""
+    if len({id(part.cache) for part in parts}) < len(parts):
+        raise ConfigError("two parts of one pass have the same cache: give each text a cache of its own")

@@ -8,10 +8,42 @@ from functools import lru_cache
 
 import numpy as np
 
-from sprinter.core.records import FloatArray, IntArray
-from sprinter.models.base import Capabilities, ModelInfo, ModelOutput, check_finite, check_request
+from sprinter.core.rows import EVERYTHING, FloatArray, IntArray, ModelInfo, Part, Views
+from sprinter.errors import ConfigError
+from sprinter.models.base import Line, ancestors, check_distinct, check_finite, check_part, facts_of
 
 LogitsOf = Callable[[tuple[int, ...]], FloatArray]
+
+
+class ToyCache(Line):
+    """The tokens of one text, those of loose rows with their parents."""
+
+    def __init__(self, tokens: Sequence[int] = ()) -> None:
+        super().__init__(len(tokens))
+        self.tokens = list(tokens)  # in line first, then loose
+
+    def keep(self, path: Sequence[int]) -> None:
+        self.check_path(path)
+        self.tokens[self.length :] = [self.tokens[self.length + row] for row in path]
+        self.settle(len(path))
+
+    def truncate(self, length: int) -> None:
+        self.cut(length)
+        del self.tokens[length:]
+
+    def fork(self) -> ToyCache:
+        self.check_fork()
+        return ToyCache(self.tokens)
+
+    def contexts(self, part: Part) -> list[tuple[int, ...]]:
+        """The texts that end with the wanted rows of `part`, which the cache does not hold yet."""
+        tokens = (*self.tokens, *part.tokens)
+        ends = range(len(tokens) - part.wanted, len(tokens))
+        if part.parents is None:
+            return [tokens[: end + 1] for end in ends]
+        line, parents = tokens[: self.length], [*self.parents, *part.parents]
+        paths = [ancestors(parents, end - self.length) for end in ends]
+        return [(*line, *(tokens[self.length + row] for row in path)) for path in paths]
 
 
 class ToyModel:
@@ -21,7 +53,7 @@ class ToyModel:
     (the same model, perturbed: a draft for it).
     """
 
-    capabilities = Capabilities(full_probs=True, hidden=True, embedding=True)
+    gives = EVERYTHING
 
     def __init__(self, logits_of: LogitsOf, vocab_size: int, name: str = "toy", context_length: int = 4096) -> None:
         self._logits_of = logits_of
@@ -39,7 +71,6 @@ class ToyModel:
             backend="toy",
             weights="float64",
         )
-        self._cached: list[int] = []
 
     @classmethod
     def random(cls, vocab_size: int, seed: int, order: int = 1, spread: float = 1.5) -> ToyModel:
@@ -52,15 +83,34 @@ class ToyModel:
         wobble = _random_logits(vocab_size, seed, order, noise)
         return ToyModel(lambda c: own(c) + wobble(c), vocab_size, f"{self.info.name}-near-{seed}-{noise}-{order}")
 
-    def forward(self, tokens: Sequence[int], num_last: int) -> ModelOutput:
-        check_request(self.info, tokens, num_last)
-        ends = range(len(tokens) - num_last + 1, len(tokens) + 1)
-        logits = np.stack([self._logits_of(tuple(tokens[:end])) for end in ends])  # [num_last, vocab]
-        shared = next((i for i, (a, b) in enumerate(zip(self._cached, tokens, strict=False)) if a != b), None)
-        shared = min(len(self._cached), len(tokens)) if shared is None else shared
-        self._cached = list(tokens)
+    def open(self) -> ToyCache:
+        return ToyCache()
+
+    def forward(self, parts: Sequence[Part]) -> list[Views]:
+        """As the protocol says; the hidden state of a row is its logits."""
+        check_distinct(parts)
+        caches = [self._own(part) for part in parts]
+        positions = [cache.positions_of(part) for cache, part in zip(caches, parts, strict=True)]
+        for part, places in zip(parts, positions, strict=True):
+            check_part(self.info, part, places)
+        views = [self._view(cache.contexts(part)) for cache, part in zip(caches, parts, strict=True)]
+        # Only now, as a part that fails must leave the caches of all others as they were.
+        for cache, part, places in zip(caches, parts, positions, strict=True):
+            cache.add(part, places)
+            cache.tokens.extend(part.tokens)
+        return views
+
+    def _own(self, part: Part) -> ToyCache:
+        if not isinstance(part.cache, ToyCache):
+            raise ConfigError(f"{self.info.name} was given the cache of another model")
+        return part.cache
+
+    def _view(self, contexts: list[tuple[int, ...]]) -> Views:
+        logits = np.empty((len(contexts), self.info.vocab_size))  # [wanted, vocab]
+        for row, context in zip(logits, contexts, strict=True):
+            row[:] = self._logits_of(context)
         check_finite(self.info.name, logits)
-        return ModelOutput(logits, logits.copy(), len(tokens) - min(shared, len(tokens) - num_last))
+        return Views(logits, logits.copy(), facts_of(logits))
 
     def embedding(self, token: int) -> FloatArray:
         row: FloatArray = np.eye(self.info.vocab_size)[token]

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sprinter.bounds import RunningBound
-from sprinter.core.records import AuditReport, Draft, FloatArray, Law, RowFacts, Verdict
-from sprinter.core.sampling import acceptance
+from sprinter.core.law import Law
+from sprinter.core.reading import Reading
+from sprinter.core.records import AuditReport
+from sprinter.core.rows import FloatArray
+from sprinter.core.text import Text
+from sprinter.core.tree import Verdict
 from sprinter.native import rows
 
 TYPICAL_EPSILON = 0.09
@@ -24,6 +28,8 @@ class Audit:
     (Medusa's typical acceptance, arXiv:2401.10774).
     """
 
+    keeps_drafts = False
+
     def __init__(self, confidence: float = 0.95, exact: bool = False) -> None:
         """`exact`: the rule tests every drafted token, so the output law is the target's own and needs no estimate."""
         self.exact = exact
@@ -32,43 +38,39 @@ class Audit:
         self.atypical: list[bool] = []
         self.own_atypical: list[float] = []  # the target's own chance of an atypical token at each position
 
-    def observe(
-        self,
-        draft: Draft,
-        verdict: Verdict,
-        laws: Sequence[Law],
-        logits: FloatArray,
-        facts: RowFacts | None = None,
-    ) -> None:
-        """Account for one target call. `logits` [num_drafted + 1, vocab] are the target's, before any transform.
+    def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """Account for one target call. See `Observer.saw`."""
+        tree = text.tree
+        for node in verdict.path:
+            token, law = tree.tokens[node], reading.before(node)
+            kept_blindly, drafted = tree.vouched[node], tree.probs[node]
+            loss = 1 - min(1.0, law.prob(token) / drafted) if kept_blindly and drafted > 0 else 0.0
+            self._note(token, loss, law, reading, tree.parent(node) + 1)
+        if verdict.token is not None:
+            row = verdict.path[-1] + 1 if len(verdict.path) else 0
+            self._note(verdict.token, 0.0, reading.law(row), reading, row)
 
-        `facts` about them spare the audit its own look.
-        """
-        tokens = draft.tokens[: verdict.num_kept]
-        for place, token in enumerate(tokens):
-            kept_blindly = draft.vouched[place]
-            loss = 1 - acceptance(token, laws[place], draft.proposals[place].law) if kept_blindly else 0.0
-            self.tv_losses.append(loss)
-        if verdict.next_token is not None:
-            tokens = [*tokens, verdict.next_token]
-            self.tv_losses.append(0.0)
-        for place, token in enumerate(tokens):
-            row = logits[place]
-            floor = typical_floor(row) if facts is None else _floor(facts.log_total(place), facts.entropy(place))
-            self.atypical.append(bool(row[token] <= floor))
-            self.own_atypical.append(mass_below(laws[place], row, floor))
+    def _note(self, token: int, tv_loss: float, law: Law, reading: Reading, row: int) -> None:
+        """One emitted token, the next of the text, by the target's `row`."""
+        logits, facts = reading.logits(row), reading.facts(row)
+        floor = typical_floor(logits) if facts is None else _floor(float(facts[1]), float(facts[2]))
+        place = token if reading.ids is None else int(reading.ids.searchsorted(token))
+        self.tv_losses.append(tv_loss)
+        self.atypical.append(bool(logits[place] <= floor))
+        self.own_atypical.append(mass_below(law, logits, floor))
 
     def report(self, num_tokens: int) -> AuditReport:
-        """The account of a generation of `num_tokens` tokens."""
-        audited = len(self.tv_losses)
+        """The account of the first `num_tokens` tokens: a stop string may end a text before its last audited token."""
+        tv_losses, atypical = self.tv_losses[:num_tokens], self.atypical[:num_tokens]
+        audited = len(tv_losses)
         return AuditReport(
             tokens_audited=audited,
-            tokens_unaudited=max(0, num_tokens - audited),
-            mean_tv=_mean(self.tv_losses),
-            mean_atypical=_mean(self.atypical),
-            own_atypical=_mean(self.own_atypical),
-            tv_upper=0.0 if self.exact and audited else self._upper(self.tv_losses),
-            atypical_upper=self._upper(self.atypical),
+            tokens_unaudited=num_tokens - audited,
+            mean_tv=_mean(tv_losses),
+            mean_atypical=_mean(atypical),
+            own_atypical=_mean(self.own_atypical[:num_tokens]),
+            tv_upper=0.0 if self.exact and audited else self._upper(tv_losses),
+            atypical_upper=self._upper(atypical),
             confidence=self.confidence,
         )
 

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from sprinter.core.records import Draft, Law, Verdict
-from sprinter.core.sampling import Dice, acceptance, residual
+from sprinter.core.chance import OWN
+from sprinter.core.law import acceptance, residual
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Verdict
 
 
 class ExactRule:
-    """Rejection sampling of every drafted token. Leviathan et al. 2211.17192; Chen et al. 2302.01318."""
+    """Rejection sampling of every drafted token of a chain. Leviathan et al. 2211.17192; Chen et al. 2302.01318."""
 
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        rejection = first_rejection(draft, target_laws, range(len(draft)), dice)
-        return rejection or Verdict(len(draft), dice.draw(target_laws[len(draft)]), "bonus")
+    needs = Needs(full_laws=True)
+    exact = True
+
+    def __init__(self, bonus: bool = True) -> None:
+        """Without `bonus` a draft that stands whole is followed by another draft, not by a token of the target's."""
+        self.bonus = bonus
+
+    def judge(self, text: Text, reading: Reading) -> Verdict:
+        """See `Rule.judge`."""
+        length = len(text.tree)
+        rejection = first_rejection(text, reading, range(length))
+        if rejection is not None:
+            return rejection
+        return own_token(text, reading, length) if self.bonus or not length else Verdict(range(length))
 
 
-def first_rejection(draft: Draft, target_laws: Sequence[Law], places: Sequence[int], dice: Dice) -> Verdict | None:
-    """Test the drafted tokens at `places` in order; the verdict of the first failure, None if all pass."""
+def first_rejection(text: Text, reading: Reading, places: Iterable[int]) -> Verdict | None:
+    """Test the nodes at `places` of a chain in order; the verdict of the first failure, None if all pass."""
+    tree, chance = text.tree, text.chance
     for place in places:
-        draft_law = draft.proposals[place].law
-        # A fresh uniform per token: sharing one ties acceptances together and biases the text.
-        if not dice.accept(acceptance(draft.tokens[place], target_laws[place], draft_law)):
-            return Verdict(place, dice.draw(residual(target_laws[place], draft_law)), "resampled")
+        law, draft_law = reading.law(place), tree.laws[place]
+        # A uniform of its own per token: sharing one ties acceptances together and biases the text.
+        if not chance.accept(acceptance(tree.tokens[place], law, draft_law), text.round, place):
+            token = chance.draw(residual(law, draft_law), text.round, place, OWN)
+            return Verdict(range(place), token, "resampled")
     return None
+
+
+def own_token(text: Text, reading: Reading, length: int) -> Verdict:
+    """The first `length` nodes of a chain stand, and the target draws the token behind them."""
+    return Verdict(range(length), text.chance.draw(reading.law(length), text.round, length, OWN), "bonus")

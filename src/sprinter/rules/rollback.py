@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
-
-from sprinter.core.records import Draft, Law, Verdict
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import OWN
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Needs
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Text
+from sprinter.core.tree import Verdict
 from sprinter.errors import ConfigError
 from sprinter.gates.fallback import is_doubted
+
+_PLAIN = Sampling()
 
 
 class RollbackRule:
     """Cut at the first drafted token with -log p(x) > `rollback`; the target writes the token that caused the call.
 
     Kim et al. 2023, arXiv:2302.07863, section 3.3, with the cross entropy to the draft's token as the distance. The
-    laws it judges are the target's at temperature 1, whatever the text is sampled with: the engine must be given
-    `Sampling(1.0)`, this rule the sampling transform of the text.
+    laws it judges by are the target's at temperature 1, whatever the text is sampled with.
     """
 
-    def __init__(self, fallback: float, rollback: float, sampling: Sampling) -> None:
+    needs = Needs(full_laws=True)
+    exact = False
+
+    def __init__(self, fallback: float, rollback: float) -> None:
         if not rollback > 0:
             raise ConfigError(f"the rollback threshold is {rollback}, but must be above 0 nats")
-        if sampling.repetition_penalty != 1:
-            raise ConfigError("this rule knows no repetition penalty: leave it at 1")
         self.fallback = fallback
         self.least_prob = math.exp(-rollback)
-        self.sampling = sampling
 
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        doubted = is_doubted(draft, self.fallback)
-        kept = len(draft) - doubted
-        for place, token in enumerate(draft.tokens[:kept]):
-            if target_laws[place].prob(token) < self.least_prob:
-                return Verdict(place, self._write(target_laws[place], dice), "resampled")
-        return Verdict(kept, self._write(target_laws[kept], dice), "resampled" if doubted else "bonus")
+    def judge(self, text: Text, reading: Reading) -> Verdict:
+        """See `Rule.judge`."""
+        tree = text.tree
+        doubted = is_doubted(tree, self.fallback)
+        kept = len(tree) - doubted
+        for place, token in enumerate(tree.tokens[:kept]):
+            if _PLAIN.law(reading.logits(place), (), reading.ids).prob(token) < self.least_prob:
+                return self._write(text, reading, place, rejected=True)
+        return self._write(text, reading, kept, rejected=doubted)
 
-    def _write(self, law: Law, dice: Dice) -> int:
-        """The target's own token under the sampling transform. `law` is at temperature 1 over all ids."""
-        logits = np.log(np.maximum(law.probs, np.finfo(law.probs.dtype).tiny))  # [vocab]
-        return dice.draw(self.sampling.law(logits, (), law.ids))
+    def _write(self, text: Text, reading: Reading, place: int, rejected: bool) -> Verdict:
+        token = text.chance.draw(reading.law(place), text.round, place, OWN)
+        return Verdict(range(place), token, "resampled" if rejected else "bonus")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sprinter.core.records import Draft, Law, Verdict
-from sprinter.core.sampling import Dice
-from sprinter.rules.exact import first_rejection
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Verdict
+from sprinter.rules.exact import first_rejection, own_token
 
 
 class VouchedRule:
@@ -16,9 +16,13 @@ class VouchedRule:
     audit): the round ends without a token of the target's own. arXiv:2502.04557, Algorithm 1.
     """
 
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        if len(draft) and draft.all_vouched:
-            return Verdict(len(draft), None, None)
-        doubtful = [place for place, vouched in enumerate(draft.vouched) if not vouched]
-        rejection = first_rejection(draft, target_laws, doubtful, dice)
-        return rejection or Verdict(len(draft), dice.draw(target_laws[len(draft)]), "bonus")
+    needs = Needs(full_laws=True)
+    exact = False
+
+    def judge(self, text: Text, reading: Reading) -> Verdict:
+        """See `Rule.judge`."""
+        tree = text.tree
+        if len(tree) and tree.all_vouched:
+            return Verdict(range(len(tree)))
+        rejection = first_rejection(text, reading, [node for node, vouched in enumerate(tree.vouched) if not vouched])
+        return rejection or own_token(text, reading, len(tree))

@@ -1,0 +1,100 @@
+"""The parts of a way of decoding: who drafts, who lets draft, who judges, who looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from sprinter.core.rows import Needs
+from sprinter.core.text import Text
+from sprinter.core.tree import Proposal, Verdict
+
+if TYPE_CHECKING:
+    from sprinter.core.reading import Reading
+
+
+class Drafter(Protocol):
+    """Proposes tokens cheaply; a token's law must be the one it was really drawn from."""
+
+    @property
+    def needs(self) -> Needs:
+        """Of the draft model."""
+
+    @property
+    def target_needs(self) -> Needs:
+        """Of the target."""
+
+    def grow(self, texts: Sequence[Text]) -> None:
+        """Add at least one node to the tree of each text. Chance comes from `text.chance`, by place."""
+
+    def learn(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """What the target just said of the text; may do nothing. Called before the text settles."""
+
+
+class Gate(Protocol):
+    """Before the target is asked: scores and vouches for what is new, and says when to stop drafting."""
+
+    @property
+    def needs(self) -> Needs:
+        """Of the draft model."""
+
+    def judge(self, text: Text) -> bool:
+        """Judge the new nodes of the text (there may be none); whether to draft on.
+
+        A vouched token is final without the target's test unless an earlier token of the draft falls.
+        """
+
+
+class Scorer(Protocol):
+    """Estimates, from the draft alone, the chance that the target would accept a drafted token."""
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """f(x, s) in [0, 1] for the first node of the text's tree that has not been judged, `proposal`."""
+
+
+class Rule(Protocol):
+    """After the target was asked: what stands and what replaces the rest."""
+
+    @property
+    def needs(self) -> Needs:
+        """Of the target."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the output law is the target's own whatever was drafted."""
+
+    def judge(self, text: Text, reading: Reading) -> Verdict:
+        """What stands of the text's tree by the target's reading of it."""
+
+
+class Observer(Protocol):
+    """Looks on at one text; changes nothing."""
+
+    @property
+    def keeps_drafts(self) -> bool:
+        """Whether `text.tree.proposals` must hold what the drafter knew of every node: much memory for long drafts."""
+
+    def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """One target call, before the text settles."""
+
+
+class Clock(Protocol):
+    """Hears when a stage begins and ends: "draft", "verify" or "target"."""
+
+    def began(self, stage: str) -> None: ...
+
+    def ended(self, stage: str, texts: Sequence[Text]) -> None: ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recipe:
+    """One way of decoding: changing the gate or the rule changes the method, the loop stays."""
+
+    gate: Gate
+    rule: Rule
+    drafter: Drafter | None = None  # None: nothing is drafted, the target writes alone
+    name: str = ""
