@@ -126,11 +126,17 @@ class FastModel:
         """See `core.rows.Model.forward`."""
         if not parts:
             return []
-        check_distinct(parts)
-        caches = [self._own(part.cache) for part in parts]
-        positions = [cache.positions_of(part) for cache, part in zip(caches, parts, strict=True)]
-        for part, where in zip(parts, positions, strict=True):
+        if len(parts) > 1:
+            check_distinct(parts)
+        caches, positions = [], []
+        for part in parts:
+            cache = part.cache
+            if not isinstance(cache, FastCache) or cache.arch is not self._arch:
+                raise BackendError(f"{self.info.name} was given a cache that another model has opened")
+            where = cache.positions_of(part)
             check_part(self.info, part, where)
+            caches.append(cache)
+            positions.append(where)
         try:
             views = self._runner.run(parts, caches, positions)
         except FloatingPointError:
@@ -139,11 +145,6 @@ class FastModel:
         for part, cache, where in zip(parts, caches, positions, strict=True):
             cache.add(part, where)
         return views
-
-    def _own(self, cache: Cache) -> FastCache:
-        if isinstance(cache, FastCache) and cache.arch is self._arch:
-            return cache
-        raise BackendError(f"{self.info.name} was given a cache that another model has opened")
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""
