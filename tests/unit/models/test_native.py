@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,53 +281,3 @@ def test_numbers_that_are_none_are_reported(tmp_path: Path, rows: int) -> None:
 @pytest.mark.usefixtures("compiled")
 def test_a_level_that_is_none_changes_nothing() -> None:
     assert not native.library().sprinter_use_level(7)
-
-
-@pytest.mark.usefixtures("compiled")
-def test_a_compiler_without_the_newer_instructions_builds_for_avx2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = subprocess.run
-
-    def old_compiler(command: list[str], **options: object) -> object:
-        if "-DSPRINTER_AVX2_ONLY" not in command:
-            raise subprocess.CalledProcessError(1, command)
-        return run(command, **options)
-
-    x, weight = torch.randn(9, 64), torch.randn(40, 64)
-    best = multiply(weight, x, "int4")
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
-    monkeypatch.setattr(native.subprocess, "run", old_compiler)
-    assert native.library() is not None
-    assert not native.library().sprinter_use_level(VNNI)
-    assert torch.equal(multiply(weight, x, "int4"), best)
-
-
-def test_without_a_compiler_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    model = FastModel.load(write_model(tmp_path / "model"), "int4", cache=tmp_path)
-    assert not model.compiled
-    assert read(model, TOKENS).logits.shape == (1, VOCAB)
-
-
-def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise subprocess.CalledProcessError(1, "c++")
-
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(native.subprocess, "run", fail)
-    assert native.library() is None
-    assert list((tmp_path / "empty" / "native").glob("*")) == []
-
-
-def test_a_damaged_library_file_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_built", write_garbage)
-    assert native.library() is None
-
-
-def write_garbage(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "x.so").write_bytes(b"\x7fELF damaged")
-    return folder / "x.so"

@@ -24,14 +24,22 @@ from sprinter.models.checkpoint import (
 from sprinter.models.fast.cache import FastCache
 from sprinter.models.fast.config import Architecture, architecture
 from sprinter.models.fast.native_runner import NativeRunner, fits
+from sprinter.models.fast.shapes import EMBED, require_parts
 from sprinter.models.fast.torch_runner import TorchRunner
-from sprinter.models.fast.weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
+from sprinter.models.fast.weights import (
+    NATIVE,
+    cached,
+    check_format,
+    check_widths,
+    native_parts,
+    open_head,
+    prepare,
+    quantised_parts,
+)
 from sprinter.native.library import library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_EMBED = "model.embed_tokens.weight"
 
 
 class Runner(Protocol):
@@ -85,18 +93,22 @@ class FastModel:
         place = cache or cache_dir()
         compiled = library() if weights in ("int4", "int8") and fits(arch) else None
 
+        head = open_head(source, arch, str(source.checkpoint.path), head_ids)  # [width, hidden]
+        check_widths(arch, weights)
+        width = len(head)
+
         def make() -> dict[str, Tensor]:
-            head = source.read(_EMBED if arch.tied else "lm_head.weight")
-            rows = head if head_ids is None else head[head_ids]  # [width, hidden]
-            return prepare(source, arch, rows, weights, native_parts if compiled else quantised_parts)
+            return prepare(source, arch, head, weights, native_parts if compiled else quantised_parts)
+
+        def sound(found: Mapping[str, Tensor]) -> bool:
+            return compiled is None or require_parts(found, arch, width)
 
         with torch.inference_mode():
             # torch's int4 layout depends on the processor, and the folder may be shared between machines.
             kind = f"{weights}-{NATIVE if compiled else torch.backends.cpu.get_cpu_capability().lower()}"
             quantised = weights in ("int4", "int8")
-            tensors = cached(place / "fast", source.checkpoint.fingerprint, kind, make) if quantised else make()
-            embed = source.read(_EMBED)
-            width = arch.vocab_size if head_ids is None else len(head_ids)
+            tensors = cached(place / "fast", source.checkpoint.fingerprint, kind, make, sound) if quantised else make()
+            embed = source.read(EMBED)
             runner: Runner
             if compiled is not None:
                 runner = NativeRunner(compiled, arch, tensors, embed, width)
