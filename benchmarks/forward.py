@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sprinter.models.base import LanguageModel
+from sprinter.core.rows import Model, Part
 from sprinter.models.fast.model import FastModel
 from sprinter.provenance import stamp
 from sprinter.zoo import default_pair
@@ -29,8 +29,15 @@ REFERENCE = "fast int4"
 Pass = Callable[[list[int]], object]  # computes logits of all given new tokens after the context
 
 
-def model_pass(model: LanguageModel, context: list[int]) -> Pass:
-    return lambda new: model.forward([*context, *new], len(new))
+def model_pass(model: Model, context: list[int]) -> Pass:
+    cache = model.open()
+    model.forward([Part(cache, context, 0)])
+
+    def run(new: list[int]) -> object:
+        cache.truncate(len(context))
+        return model.forward([Part(cache, new, len(new))])
+
+    return run
 
 
 def torch_only(folder: Path, weights: str) -> FastModel:
@@ -64,7 +71,7 @@ def llama_pass(context: list[int], threads: int) -> Pass | None:
 def load_passes(args: argparse.Namespace, context: list[int]) -> tuple[dict[str, Pass], dict[str, int]]:
     """The methods by name, and the weight bytes each reads for one token where known."""
     folder = default_pair.default_target()
-    models: dict[str, LanguageModel] = {
+    models: dict[str, Model] = {
         REFERENCE: FastModel.load(folder, "int4"),
         "fast int8": FastModel.load(folder, "int8"),
         "fast int4, torch": torch_only(folder, "int4"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from sprinter.core.rows import Facts, FloatArray, ModelInfo, Part
 from sprinter.errors import BackendError, ConfigError
+from sprinter.native import rows
 
 
 def is_finite(logits: FloatArray) -> bool:
@@ -120,6 +121,8 @@ def check_part(info: ModelInfo, part: Part, positions: Sequence[int]) -> None:
 
 def facts_of(logits: FloatArray) -> Facts:
     """Facts of rows of finite logits [rows, width], in which -inf stands for a banned token."""
+    if (found := rows.facts(logits)) is not None:
+        return Facts(found)
     table = np.full((len(logits), 4), -np.inf)
     if len(logits):
         every = np.arange(len(logits))

@@ -65,14 +65,12 @@ def mass_below(probs: FloatArray, logits: FloatArray, floor: float) -> float | N
 
 
 def facts(logits: FloatArray) -> FloatArray | None:
-    """What is worth knowing of finite `logits` [width] or [rows, width], [4] or [rows, 4]; see `core.rows.Facts`."""
-    if not _is_plain_table(logits) or (compiled := operations()) is None:
+    """What is worth knowing of finite `logits` [rows, width], [rows, 4]; see `core.rows.Facts`."""
+    plain = logits.dtype == _FLOAT32 and logits.flags.c_contiguous and logits.size > 0
+    if not plain or (compiled := operations()) is None:
         return None
-    table = np.empty((*logits.shape[:-1], 4))
-    found = compiled.sprinter_facts(
-        address(logits), len(table) if table.ndim == 2 else 1, logits.shape[-1], address(table)
-    )
-    return table if found else None
+    table = np.empty((len(logits), 4))
+    return table if compiled.sprinter_facts(address(logits), *logits.shape, address(table)) else None
 
 
 def count_above(row: FloatArray, level: float) -> int | None:
@@ -106,10 +104,6 @@ def residual(probs: FloatArray, drafted: FloatArray, ids: IntArray | None) -> Fl
     at_ids = None if ids is None else address(ids)
     some = compiled.sprinter_residual(address(probs), len(probs), address(drafted), at_ids, len(drafted), address(left))
     return left if some else left[:0]
-
-
-def _is_plain_table(table: FloatArray) -> bool:
-    return table.dtype == _FLOAT32 and table.ndim <= 2 and table.flags.c_contiguous and table.size > 0
 
 
 def _is_plain_ids(ids: IntArray | None) -> bool:

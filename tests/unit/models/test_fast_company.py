@@ -134,7 +134,10 @@ def in_a_child(work: Callable[[], bytes], seconds: int = 20) -> bytes:
 
 @pytest.mark.usefixtures("threads")
 def test_a_forked_process_computes_the_same_with_threads_of_its_own(compiled: FastModel) -> None:
-    cache, tokens = filled(compiled, [1, 2, 3]), [i % VOCAB for i in range(290)]  # the cache grows in the child
+    torch.ones(1 << 18).exp_()  # torch's own threads are at work in the parent, and none of the child's
+    cache, tokens = filled(compiled, [i % VOCAB for i in range(290)]), list(range(50)) * 6
+    # In the child the cache grows, and so does what is copied: to more than torch would copy with one thread.
+    assert compiled.info.num_layers * 2 * 2 * 16 * cache.length > 1 << 15
     expected = read(compiled, tokens, 2, cache.fork()).logits.tobytes()
     stop, busy = threading.Event(), threading.Event()
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sprinter.core.facts import facts_of
 from sprinter.errors import BackendError
+from sprinter.models.base import facts_of
 from sprinter.models.fast.model import FastModel
 from sprinter.models.fast.native_runner import matrix
 from sprinter.models.fast.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
@@ -248,7 +248,7 @@ def test_facts_about_logits_are_what_the_logits_say(tmp_path: Path, vocab: int, 
         floor = out.facts.log_total(row) + min(log_epsilon, log_delta - out.facts.entropy(row))
         # To the last bit: a token must not be atypical by who looked.
         assert floor == typical_floor(logits, log_epsilon, log_delta)
-        assert same_bits(facts_of(logits), out.facts.table[row])
+        assert same_bits(facts_of(logits[None]).table[0], out.facts.table[row])
 
 
 @pytest.mark.usefixtures("compiled")

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprinter.core.rows import Facts, FloatArray, Part, Views
-from sprinter.errors import ConfigError
+from sprinter.models.base import Line
 from sprinter.models.fast.config import Architecture, rotary_table
 
 _FIRST_CAPACITY: Final = 256  # rows
 
 
-class FastCache:
+class FastCache(Line):
     """See `core.rows.Cache`. Row i in line lies in slot i, loose row i in slot length + i; grows by doubling."""
 
     def __init__(self, arch: Architecture, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         """On a CPU `dtype` is best float32: one token's attention takes four times as long in bfloat16."""
+        super().__init__()
         self.arch = arch  # of the one model this belongs to
-        self.length = 0
-        self.parents: list[int] = []  # of the loose rows
-        self.depths: list[int] = []  # rows from the line's end to each loose row, itself included
         shape = (2, arch.num_layers, arch.num_kv_heads, 0, arch.head_dim)
         self.kv = torch.empty(shape, device=device, dtype=dtype)  # [key/value, layer, kv_head, slot, head_dim]
         self.capacity = 0  # slots
@@ -39,61 +38,39 @@ class FastCache:
             capacity *= 2
         # Branches side by side may hold more rows than the window has positions.
         self.capacity = max(needed, min(capacity, self.arch.context_length))
-        with torch.inference_mode():
-            shape = (*self.kv.shape[:3], self.capacity, self.arch.head_dim)
-            grown = self.kv.new_empty(shape)
-            grown[:, :, :, :held] = self.kv[:, :, :, :held]
+        shape = (*self.kv.shape[:3], self.capacity, self.arch.head_dim)
+        grown = torch.empty(shape, device=self.kv.device, dtype=self.kv.dtype)
+        _copy(self.kv[:, :, :, :held], grown[:, :, :, :held])
         self.kv = grown
-
-    def hang(self, parents: Sequence[int]) -> list[int]:
-        """The depths of new loose rows with these parents; ConfigError for a parent that does not come before."""
-        depths = [*self.depths, *parents]
-        for i, parent in enumerate(parents, len(self.depths)):
-            if not -1 <= parent < i:
-                raise ConfigError(f"loose row {i} cannot hang behind row {parent}: a parent is -1 or comes before")
-            depths[i] = 1 if parent < 0 else depths[parent] + 1
-        return depths[len(self.depths) :]
-
-    def trunk(self, parents: Sequence[int]) -> int:
-        """How many of the loose rows with these parents, from the first on, go on with the line."""
-        return next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
 
     def keep(self, path: Sequence[int]) -> None:
         """See `core.rows.Cache`."""
-        before = -1
-        for row in path:
-            if not 0 <= row < len(self.parents) or self.parents[row] != before:
-                raise ConfigError(f"{list(path)} is no path through {len(self.parents)} loose rows")
-            before = row
-        moved = next((i for i, row in enumerate(path) if row != i), len(path))
-        if moved < len(path):
-            with torch.inference_mode():
-                slots = torch.tensor(path[moved:], device=self.kv.device).add_(self.length)
-                self.kv[:, :, :, self.length + moved : self.length + len(path)] = self.kv[:, :, :, slots]
-        self.length += len(path)
-        self._drop_loose()
+        self.check_path(path)
+        for place, row in enumerate(path):
+            if row != place:  # a row moves forward, to where one stood that has moved or falls
+                _copy(self.kv[:, :, :, self.length + row], self.kv[:, :, :, self.length + place])
+        self.settle(len(path))
 
     def truncate(self, length: int) -> None:
         """See `core.rows.Cache`."""
-        if length < 0:
-            raise ConfigError(f"a cache cannot keep {length} rows")
-        self.length = min(self.length, length)
-        self._drop_loose()
+        self.cut(length)
 
     def fork(self) -> Self:
         """See `core.rows.Cache`."""
-        if self.parents:
-            raise ConfigError(f"{len(self.parents)} loose rows hang in this cache: keep some or truncate it, then fork")
+        self.check_fork()
         twin = type(self)(self.arch, self.kv.device, self.kv.dtype)
         twin.reserve(self.length)
-        with torch.inference_mode():
-            twin.kv[:, :, :, : self.length] = self.kv[:, :, :, : self.length]
+        _copy(self.kv[:, :, :, : self.length], twin.kv[:, :, :, : self.length])
         twin.length = self.length
         return twin
 
-    def _drop_loose(self) -> None:
-        if self.parents:
-            self.parents, self.depths = [], []
+
+def _copy(source: Tensor, to: Tensor) -> None:
+    if to.device.type == "cpu":
+        # Not torch's copy: in a forked process it would wait for threads that are gone.
+        np.copyto(to.numpy(), source.numpy())
+    else:
+        to.copy_(source)
 
 
 class Rotary:

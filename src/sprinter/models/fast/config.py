@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from sprinter.models.fast.fields import MOST, ConfigFile, with_defaults
 
 MODEL_TYPES: Final = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES: Final = ("default", "linear", "llama3")
+_UNSHARED: Final = 16384  # numbers; torch shares out an operation from twice as many on
 _DOOR: Final = Door(advice="copy config.json again or use --backend hf")
 
 
@@ -186,8 +188,14 @@ def rotary_frequencies(arch: Architecture) -> Tensor:
 
 def rotary_table(arch: Architecture, length: int) -> Tensor:
     """exp(i * position * frequency) of the first `length` positions, complex64 [length, head_dim / 2]."""
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), rotary_frequencies(arch))
-    return torch.polar(torch.ones_like(angles), angles)  # [length, head_dim / 2]
+    frequencies = rotary_frequencies(arch)
+    table = np.empty((length, len(frequencies)), np.complex64)
+    # In stretches that torch does not share among threads: in a forked process it would wait for threads that are gone.
+    step = max(1, _UNSHARED // len(frequencies))
+    for begin in range(0, length, step):
+        angles = torch.outer(torch.arange(begin, min(length, begin + step), dtype=torch.float32), frequencies)
+        table[begin : begin + step] = torch.polar(torch.ones_like(angles), angles).numpy()
+    return torch.from_numpy(table)
 
 
 def interleave_rows(weight: Tensor, num_heads: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sprinter.cache import cache_dir
 from sprinter.core.rows import EVERYTHING, Cache, FloatArray, IntArray, ModelInfo, Part, Views
-from sprinter.errors import BackendError, ConfigError
-from sprinter.models.base import not_finite
+from sprinter.errors import BackendError
+from sprinter.models.base import check_distinct, check_part, not_finite
 from sprinter.models.checkpoint import (
     HEAD_TOKENS,
     Checkpoint,
@@ -48,8 +48,8 @@ class Runner(Protocol):
     def open(self) -> FastCache:
         """A new, empty cache."""
 
-    def run(self, parts: Sequence[Part], caches: Sequence[Any]) -> list[Views]:
-        """The views of each part, whose cache is the one beside it; float32.
+    def run(self, parts: Sequence[Part], caches: Sequence[Any], positions: Sequence[Sequence[int]]) -> list[Views]:
+        """The views of each part, whose cache and rows' positions are those beside it; float32.
 
         The parts have been checked. The new rows' keys and values lie in the caches afterwards, but do not count yet.
         Raises FloatingPointError when a row of logits holds NaN or +inf.
@@ -138,47 +138,25 @@ class FastModel:
         """See `core.rows.Model.forward`."""
         if not parts:
             return []
-        caches = [self._checked(part) for part in parts]
-        if len(caches) > 1 and len({id(cache) for cache in caches}) < len(caches):
-            raise ConfigError("two parts of one pass share a cache: put one text's rows into one part")
+        if len(parts) > 1:
+            check_distinct(parts)
+        caches, positions = [], []
+        for part in parts:
+            cache = part.cache
+            if not isinstance(cache, FastCache) or cache.arch is not self._arch:
+                raise BackendError(f"{self.info.name} was given a cache that another model has opened")
+            where = cache.positions_of(part)
+            check_part(self.info, part, where)
+            caches.append(cache)
+            positions.append(where)
         try:
-            views = self._runner.run(parts, caches)
+            views = self._runner.run(parts, caches, positions)
         except FloatingPointError:
             raise not_finite(self.info.name) from None
         # Only now: had the pass failed, no cache must claim its rows.
-        for part, cache in zip(parts, caches, strict=True):
-            if part.parents is None:
-                cache.length += len(part.tokens)
-            else:
-                cache.depths += cache.hang(part.parents)
-                cache.parents += part.parents
+        for part, cache, where in zip(parts, caches, positions, strict=True):
+            cache.add(part, where)
         return views
-
-    def _checked(self, part: Part) -> FastCache:
-        """The cache of a part that can be run; ConfigError or BackendError for one that cannot."""
-        cache, tokens, info = part.cache, part.tokens, self.info
-        num_rows = len(tokens)
-        if not isinstance(cache, FastCache) or cache.arch is not self._arch:
-            raise BackendError(f"{info.name} was given a cache it has not opened")
-        if num_rows == 0 or not 0 <= part.wanted <= num_rows:
-            raise ConfigError(f"asked {info.name} for {part.wanted} rows of a part of {num_rows} tokens")
-        if part.parents is None:
-            if cache.parents:
-                raise ConfigError(f"a chain cannot follow {len(cache.parents)} loose rows: keep or truncate first")
-            end = cache.length + num_rows
-        elif len(part.parents) != num_rows:
-            raise ConfigError(f"a part has {num_rows} tokens, but {len(part.parents)} parents")
-        else:
-            end = cache.length + max(cache.hang(part.parents))
-        if end > info.context_length:
-            raise ConfigError(
-                f"the sequence has {end} tokens, but {info.name} reads at most {info.context_length}: "
-                "shorten the prompt or lower --max-new-tokens"
-            )
-        if min(tokens) < 0 or max(tokens) >= info.vocab_size:
-            last = info.vocab_size - 1
-            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {info.name}")
-        return cache
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""

@@ -174,17 +174,19 @@ class NativeRunner:
         """A new, empty cache."""
         return NativeCache(self._arch, torch.device("cpu"))
 
-    def run(self, parts: Sequence[Part], caches: Sequence[NativeCache]) -> list[Views]:
+    def run(
+        self, parts: Sequence[Part], caches: Sequence[NativeCache], positions: Sequence[Sequence[int]]
+    ) -> list[Views]:
         """See `Runner.run`."""
         # Little Python and no torch: a pass streams its weights through the caches, so all code after it starts cold.
-        longest = wanted = 0
+        last = wanted = 0
         told = []  # what the structs point into
-        for part, cache in zip(parts, caches, strict=True):
+        for part, cache, where in zip(parts, caches, positions, strict=True):
             cache.reserve(len(part.tokens))
             told.append(cache.describe(part))
-            longest, wanted = max(longest, cache.capacity), wanted + part.wanted
+            last, wanted = max(last, *where), wanted + part.wanted
         listed = caches[0].alone if len(caches) == 1 else array("q", [cache.at_part for cache in caches])
-        rotary = self._rotary.upto(longest)
+        rotary = self._rotary.upto(last + 1)
         logits = np.empty((wanted, self._width), np.float32)
         hidden = np.empty((wanted, self._arch.hidden_size), np.float32)
         facts = np.empty((wanted, _FACTS))

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprinter.core.facts import facts_of
 from sprinter.core.rows import Part, Views
-from sprinter.models.base import is_finite
+from sprinter.models.base import ancestors, facts_of, is_finite
 from sprinter.models.fast.cache import FastCache, Rotary, shared_out
 from sprinter.models.fast.config import Architecture
 from sprinter.models.fast.quant import Linear
@@ -83,22 +82,26 @@ class TorchRunner:
         """A new, empty cache."""
         return FastCache(self._arch, self._device, self._kv_type)
 
-    def run(self, parts: Sequence[Part], caches: Sequence[FastCache]) -> list[Views]:
+    def run(
+        self, parts: Sequence[Part], caches: Sequence[FastCache], positions: Sequence[Sequence[int]]
+    ) -> list[Views]:
         """See `Runner.run`."""
-        with torch.inference_mode():
-            logits, hidden = (found.cpu().numpy() for found in self._compute(parts, caches))
-        if not is_finite(logits):
-            raise FloatingPointError
-        return shared_out(parts, logits, hidden, facts_of(logits))
-
-    def _compute(self, parts: Sequence[Part], caches: Sequence[FastCache]) -> tuple[Tensor, Tensor]:
-        """(logits [wanted, width], hidden [wanted, hidden]) where the model is."""
         for part, cache in zip(parts, caches, strict=True):
             cache.reserve(len(part.tokens))
+        with torch.inference_mode():
+            logits, hidden = (found.cpu().numpy() for found in self._compute(parts, caches, positions))
+        if not is_finite(logits):
+            raise FloatingPointError
+        return shared_out(parts, logits, hidden, facts_of(logits).table)
+
+    def _compute(
+        self, parts: Sequence[Part], caches: Sequence[FastCache], positions: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """(logits [wanted, width], hidden [wanted, hidden]) where the model is."""
         found: list[list[Tensor]] = [[] for _ in parts]
         for begin in range(0, max(len(part.tokens) for part in parts), _CHUNK):
             numbers = [i for i, part in enumerate(parts) if len(part.tokens) > begin]
-            pieces = [self._piece(parts[i], caches[i], begin) for i in numbers]
+            pieces = [self._piece(parts[i], caches[i], positions[i], begin) for i in numbers]
             rows = torch.split(self._layers_on(pieces), [len(piece.tokens) for piece in pieces])
             for i, piece, x in zip(numbers, pieces, rows, strict=True):
                 found[i].append(x[len(x) - piece.wanted :])
@@ -108,34 +111,32 @@ class TorchRunner:
         hidden = F.rms_norm(x, (self._arch.hidden_size,), self._norm, self._arch.norm_eps)
         return self._head(hidden), hidden
 
-    def _piece(self, part: Part, cache: FastCache, begin: int) -> Piece:
+    def _piece(self, part: Part, cache: FastCache, positions: Sequence[int], begin: int) -> Piece:
         """Up to `_CHUNK` rows of `part` from row `begin` on."""
         tokens = part.tokens[begin : begin + _CHUNK]
         end = begin + len(tokens)
         wanted = max(0, end - max(begin, len(part.tokens) - part.wanted))
         start = cache.length + len(cache.parents) + begin
-        if part.parents is None:
-            positions: Sequence[int] = range(start, start + len(tokens))
-            mask = None if len(tokens) == 1 else self._hides(len(tokens), start + len(tokens), cache).triu_(start + 1)
-            return Piece(cache, tokens, positions, start, mask, wanted)
-        positions = [cache.length + depth - 1 for depth in cache.hang(part.parents)[begin:end]]
-        return Piece(cache, tokens, positions, start, self._branches(part.parents, cache, begin, end), wanted)
+        mask = None
+        if part.parents is not None:
+            mask = self._branches([*cache.parents, *part.parents], cache, start, len(tokens))
+        elif len(tokens) > 1:
+            mask = self._hidden_all(len(tokens), start + len(tokens), cache).triu_(start + 1)
+        return Piece(cache, tokens, positions[begin:end], start, mask, wanted)
 
-    def _hides(self, rows: int, slots: int, cache: FastCache) -> Tensor:
+    def _hidden_all(self, rows: int, slots: int, cache: FastCache) -> Tensor:
         return torch.full((rows, slots), -torch.inf, device=self._device, dtype=cache.kv.dtype)
 
-    def _branches(self, new: Sequence[int], cache: FastCache, begin: int, end: int) -> Tensor:
-        """The mask of rows `begin` .. `end` - 1 with parents `new`: each sees the line, its ancestors and itself."""
-        parents, length = [*cache.parents, *new], cache.length
-        trunk, first = cache.trunk(parents), len(cache.parents)
-        mask = self._hides(end - begin, length + first + end, cache)
-        for row, own in enumerate(range(first + begin, first + end)):
-            seen, at = [], own
-            while at >= trunk:
-                seen.append(length + at)
-                at = parents[at]
-            mask[row, : length + at + 1] = 0
-            mask[row, seen] = 0
+    def _branches(self, parents: Sequence[int], cache: FastCache, start: int, rows: int) -> Tensor:
+        """The mask of `rows` loose rows from slot `start` on: each sees the line, its ancestors and itself."""
+        mask, first = self._hidden_all(rows, start + rows, cache), start - cache.length
+        for row, parent in enumerate(parents[first : first + rows]):
+            if parent >= first:
+                mask[row] = mask[parent - first]
+            else:
+                mask[row, : cache.length] = 0
+                mask[row, [cache.length + at for at in ancestors(parents, parent)]] = 0
+            mask[row, start + row] = 0
         return mask
 
     def _layers_on(self, pieces: Sequence[Piece]) -> Tensor:
