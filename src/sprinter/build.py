@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from sprinter.config import PAPER_THRESHOLD, DecodingConfig, ModelConfig
-from sprinter.core.sampling import Sampling
-from sprinter.drafters.ahead import ChunkDrafter
-from sprinter.drafters.base import Drafter
-from sprinter.drafters.chunk import ChunkProgram, fits
-from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.config import DecodingConfig, ModelConfig
+from sprinter.core.protocols import Recipe, Scorer
+from sprinter.core.rows import EVERYTHING, Model, ModelInfo, Needs
+from sprinter.core.text import Limits
 from sprinter.errors import BackendError, CapabilityError, ConfigError
-from sprinter.gates.ahead import Ahead
-from sprinter.gates.base import Gate, Scorer
-from sprinter.gates.budget import BudgetGate
-from sprinter.gates.confidence import Certainty, Confidence, Margin
-from sprinter.gates.fixed import FixedGate, OpenGate
-from sprinter.gates.threshold import ThresholdGate
 from sprinter.gates.verifier import Verifier, load_verifier, require_pair
-from sprinter.models.base import Capabilities, LanguageModel, ModelInfo
 from sprinter.models.checkpoint import open_checkpoint
 from sprinter.models.fast.config import objection
-from sprinter.models.fast.model import FastModel
 from sprinter.models.fast.weights import FORMATS
 from sprinter.models.tokenizer import Tokenizer, load_tokenizer, require_same
-from sprinter.rules.base import AcceptanceRule
-from sprinter.rules.exact import ExactRule
-from sprinter.rules.greedy import GreedyRule
-from sprinter.rules.vouched import VouchedRule
+from sprinter.registry import find, names
 from sprinter.theory.lookahead import usual_lookahead
 from sprinter.zoo import default_pair
 
-UNTRAINED: dict[str, type[Confidence] | type[Certainty] | type[Margin]] = {
-    "confidence": Confidence,
-    "certainty": Certainty,
-    "margin": Margin,
-}
-DEFAULT_DRAFT_LENGTH = 4
-DEFAULT_CUDA_CHUNK = 4  # no GPU was at hand to choose it by measurement: benchmarks/gpu_steps.py measures it
 UNTRAINED_THRESHOLD = 0.5
 FAST_CPU_GROWTH = 0.1  # measured: 0.09 to 0.13, by the speed of memory
 
@@ -62,11 +42,11 @@ class Pair:
         return locate(self.config.draft, "draft")
 
     @cached_property
-    def target(self) -> LanguageModel:
+    def target(self) -> Model:
         return load_model(self.target_path, self.config)
 
     @cached_property
-    def draft(self) -> LanguageModel:
+    def draft(self) -> Model:
         require_same_tokenizer(self.draft_path, self.tokenizer)
         return load_model(self.draft_path, self.config, self.target_path)
 
@@ -87,8 +67,9 @@ class Pair:
                 )
         return Limits(
             vocab_size=writable,
-            context_length=min(m.info.context_length for m in models),
+            context_length=self.target.info.context_length,
             eos_ids=self.tokenizer.eos_ids,
+            draft_window=self.draft.info.context_length if with_draft else None,
         )
 
     def verifier(self, output: str) -> Verifier:
@@ -98,83 +79,45 @@ class Pair:
         require_pair(verifier, self.draft.info.fingerprint, self.target.info.fingerprint, path)
         return verifier
 
+    def promises(self, part: str) -> Needs:
+        """The most that the backend of "draft" or "target" can give; loads no weights."""
+        path = self.draft_path if part == "draft" else self.target_path
+        backend = find("models", choose_backend(path, self.config))
+        found: Needs = getattr(backend, "promises", EVERYTHING)
+        return found
 
-def build_engine(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Engine:
-    """The engine of one method. Raises ConfigError, CapabilityError, BackendError or DataError."""
-    limits = pair.limits(with_draft=config.method != "target")
-    chunk = chunk_length(pair, config, sampling)
-    gate = build_gate(pair, config, scored_ahead=chunk > 1)
-    if config.method != "target":
-        require_capabilities(pair.draft, gate.needs)
-    drafter = _drafter(pair, config, sampling, limits, gate, chunk)
-    return Engine(pair.target, drafter, gate, _rule(config, sampling), sampling, limits)
-
-
-def chunk_length(pair: Pair, config: DecodingConfig, sampling: Sampling) -> int:
-    """Draft tokens to compute ahead of the gate; 1 is one at a time. ConfigError where the asked chunk cannot be."""
-    if config.method == "target" or config.draft_chunk == 1:
-        return 1
-    obstacle = _no_chunks(pair.draft, sampling, config)
-    if obstacle and config.draft_chunk is not None:
-        raise ConfigError(f"draft_chunk is {config.draft_chunk}, but {obstacle}")
-    if obstacle or (config.draft_chunk is None and not pair.config.device.startswith("cuda")):
-        return 1
-    # Steps beyond what a round can hold would always be dropped.
-    longest = (config.draft_length or DEFAULT_DRAFT_LENGTH) if config.method == "exact" else config.draft_cap
-    asked = config.draft_chunk or DEFAULT_CUDA_CHUNK
-    return asked if longest is None or config.method == "draft" else min(asked, longest)
+    def scorer(self, name: str) -> tuple[Scorer, float]:
+        """See `protocols.Kit`."""
+        if name in names("scorers"):
+            return find("scorers", name)(), UNTRAINED_THRESHOLD
+        verifier = self.verifier(name)
+        return verifier, verifier.record.default_threshold
 
 
-def _no_chunks(draft: LanguageModel, sampling: Sampling, config: DecodingConfig) -> str | None:
-    """Why this draft is drawn from one token at a time, in words; None where chunks can be computed."""
-    if not isinstance(draft, FastModel):
-        return f"the {draft.info.backend} backend drafts one token at a time: use --backend fast"
-    if draft.stepper is None:
-        return "the compiled pass drafts one token at a time: use --weights float32 or bfloat16"
-    if not fits(sampling):
-        return "top-k, top-p, min-p and a repetition penalty are applied one token at a time: leave them out"
-    if config.survival:
-        return (
-            f"{config.scorer} vouches while {config.survival} tells what survives, and a chunk holds one score a token"
-        )
-    return None
+def build_recipe(pair: Pair, config: DecodingConfig) -> Recipe:
+    """The parts of one method. Raises ConfigError, CapabilityError, BackendError or DataError."""
+    way = config.way
+    # Once before any weights are read, by what the classes say; once more when features and families are known.
+    _compare(way.parts(), pair.promises("draft"), pair.promises("target"), config)
+    told = settle(pair, config).settled()
+    gate, rule, *drafters = (part.build(told.of(part.Settings), pair) for part in way.parts())
+    drafted = pair.draft.gives if drafters else EVERYTHING
+    _compare([gate, rule, *drafters], drafted, pair.target.gives, config)
+    return Recipe(gate, rule, drafters[0] if drafters else None, config.method)
 
 
-def _drafter(pair: Pair, config: DecodingConfig, sampling: Sampling, limits: Limits, gate: Gate, chunk: int) -> Drafter:
-    # The target alone drafts nothing, so it can stand where a drafter is expected.
-    model = pair.target if config.method == "target" else pair.draft
-    scorer = gate.scorer if isinstance(gate, ThresholdGate | BudgetGate) else None
-    if chunk == 1 or not isinstance(model, FastModel):
-        echoes = isinstance(scorer, Verifier) and not {"echo_same", "echo_other"}.isdisjoint(scorer.record.features)
-        return ModelDrafter(model, sampling, limits.vocab_size, echoes)
-    verifier = scorer.verifier if isinstance(scorer, Ahead) else None
-    # An untrained scorer reads the draft's logits on the host.
-    logits = scorer is not None and verifier is None
-    return ChunkDrafter(ChunkProgram(model, sampling, limits.vocab_size, chunk, verifier, logits))
-
-
-def build_gate(pair: Pair, config: DecodingConfig, scored_ahead: bool = False) -> Gate:
-    """The gate of a method with its scorer. `scored_ahead`: a verifier's scores will come with the proposals."""
-    if config.method == "target":
-        return FixedGate(0)
-    if config.method == "draft":
-        return OpenGate()
-    if config.method == "exact":
-        return FixedGate(config.draft_length or DEFAULT_DRAFT_LENGTH)
-    config = settle(pair, config)
-    scorer, threshold = _scorer(pair, config)
-    if scored_ahead and isinstance(scorer, Verifier):
-        scorer = Ahead(scorer)
-    if config.budget is not None:
-        return BudgetGate(scorer, config.budget, config.draft_cap)
-    return ThresholdGate(
-        scorer,
-        threshold=math.inf if config.method == "lossless" else threshold,
-        lookahead=1.0 if config.lookahead is None else config.lookahead,
-        max_draft=config.draft_cap,
-        test_last=config.preset == "paper",
-        survivor=_survivor(config, scorer, pair),
-    )
+def _compare(parts: Sequence[Any], draft: Needs, target: Needs, config: DecodingConfig) -> None:
+    """CapabilityError naming what a gate, a rule and perhaps a drafter need and the models do not give."""
+    gate, rule, *drafters = parts
+    asked = [("draft", draft, gate.needs), ("target", target, rule.needs)]
+    asked += [("draft", draft, drafter.needs) for drafter in drafters]
+    asked += [("target", target, drafter.target_needs) for drafter in drafters]
+    for model, gives, needs in asked:
+        if isinstance(needs, Needs) and (missing := gives.missing(needs)):
+            raise CapabilityError(
+                f"method {config.method!r} needs {', '.join(missing)} of the {model}, which its backend does not give: "
+                "choose another backend, scorer or method"
+            )
 
 
 def settle(pair: Pair, config: DecodingConfig) -> DecodingConfig:
@@ -200,44 +143,13 @@ def width_growth(target: ModelInfo) -> float:
     return FAST_CPU_GROWTH if target.backend.startswith("fast") and target.device == "cpu" else 0.0
 
 
-def _survivor(config: DecodingConfig, scorer: Scorer, pair: Pair) -> Scorer | None:
-    """Who says whether an unvouched token will pass, where the scorer predicts something else."""
-    if not config.survival or not isinstance(scorer, Verifier):
-        return None
-    predicts = {"accept", "accept_hard"} & set(scorer.record.outputs)
-    return pair.verifier(config.survival) if predicts else None
-
-
-def _scorer(pair: Pair, config: DecodingConfig) -> tuple[Scorer, float]:
-    """The scorer and the threshold to use with it."""
-    if config.scorer in UNTRAINED:
-        scorer: Scorer = UNTRAINED[config.scorer]()
-        default = UNTRAINED_THRESHOLD
-    else:
-        verifier = pair.verifier(config.scorer)
-        scorer, default = verifier, verifier.record.default_threshold
-    if config.preset == "paper":
-        default = PAPER_THRESHOLD
-    return scorer, default if config.threshold is None else config.threshold
-
-
-def _rule(config: DecodingConfig, sampling: Sampling) -> AcceptanceRule:
-    if config.method in ("draft", "sprinter", "lookahead"):
-        return VouchedRule()
-    return GreedyRule() if sampling.greedy else ExactRule()
-
-
-def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> LanguageModel:
+def load_model(path: Path, config: ModelConfig, target: Path | None = None) -> Model:
     """A model behind its backend. `target`: whose tensors a shared draft borrows."""
     if config.device.startswith("cuda"):
         _require_cuda(config.device)
     backend = choose_backend(path, config)
-    weights = choose_weights(backend, config)
-    if backend == "fast":
-        return FastModel.load(path, weights, config.device, target)
-    from sprinter.models.hf import HFModel  # noqa: PLC0415 - transformers takes seconds to import
-
-    return HFModel.load(path, weights, config.device, target)
+    model: Model = find("models", backend).load(path, choose_weights(backend, config), config.device, target)
+    return model
 
 
 def _require_cuda(device: str) -> None:
@@ -266,16 +178,6 @@ def choose_weights(backend: str, config: ModelConfig) -> str:
     if config.device.startswith("cuda"):
         return "bfloat16"
     return "int4" if backend == "fast" and config.target == "default" else "float32"
-
-
-def require_capabilities(model: LanguageModel, needs: Capabilities) -> None:
-    """CapabilityError naming what a gate needs and the draft model's backend cannot give."""
-    missing = model.capabilities.missing(needs)
-    if missing:
-        raise CapabilityError(
-            f"the gate needs {', '.join(missing)}, which the {model.info.backend} backend of {model.info.name} does "
-            "not give: choose another backend or scorer"
-        )
 
 
 def require_same_tokenizer(draft_path: Path, tokenizer: Tokenizer) -> None:

@@ -1,33 +1,26 @@
-"""Settings as frozen dataclasses: one typed field makes the flag, the file key and the help text."""
+"""Everything a user can set: which models, which method with its parts' settings, what to write."""
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from sprinter.core.sampling import Sampling
+from sprinter.core.settings import PartSettings, choice, from_mapping, from_words, setting
+from sprinter.drafters.model import DraftSettings
 from sprinter.errors import ConfigError
+from sprinter.gates.fixed import FixedSettings
+from sprinter.gates.scored import ScoredSettings
+from sprinter.methods import Method
+from sprinter.registry import find, names
+from sprinter.rules.rollback import RollbackSettings
 
-Method = Literal["target", "draft", "exact", "lossless", "sprinter", "lookahead"]
-Preset = Literal["default", "paper"]
-Backend = Literal["auto", "fast", "hf"]
-ScorerName = Literal["accept", "accept_hard", "overlap", "typical", "confidence", "certainty", "margin"]
 AuditMode = Literal["free", "close"]
-
-UNTRAINED_SCORERS = ("confidence", "certainty", "margin")
-PAPER_THRESHOLD = 0.5
-PAPER_MAX_DRAFT = 20
-MOST_CHUNK = 64  # steps of one launch: each lengthens its graph
-
-
-def setting(default: Any, text: str) -> Any:
-    """A dataclass field whose help text travels with it."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -37,85 +30,76 @@ class ModelConfig:
     target: str = setting("default", "Target model: a folder, a .gguf file, a hub id, or 'default'.")
     draft: str = setting("default", "Draft model: a folder, a .gguf file, a hub id, or 'default'.")
     verifier: str = setting("default", "Verifier folder made by sprinter train, 'default', or 'none'.")
-    backend: Backend = setting("auto", "What computes the models: fast, hf (transformers), or auto.")
+    backend: str = setting("auto", "What computes the models: fast, hf (transformers), or auto.")
     weights: str = setting("auto", "Number format: auto, float32, bfloat16, int8 or int4 (int8, int4: fast only).")
     device: str = setting("cpu", "Device: cpu or cuda.")
 
     def __post_init__(self) -> None:
-        _choice("backend", self.backend, get_args(Backend))
-        _choice("weights", self.weights, ("auto", "float64", "float32", "float16", "bfloat16", "int8", "int4"))
+        choice("backend", self.backend, ("auto", *names("models")))
+        choice("weights", self.weights, ("auto", "float64", "float32", "float16", "bfloat16", "int8", "int4"))
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}, but must be cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
-class DecodingConfig:
-    """How to decode: the method with its gate's settings."""
+class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, DraftSettings):
+    """How to decode: the method, and what its parts can be told. A setting the method would ignore is refused."""
 
-    method: Method = setting("sprinter", "target, draft, exact, lossless, sprinter or lookahead.")
-    preset: Preset = setting("default", "'paper': threshold 0.5, at most 20 drafted tokens, the last one tested.")
-    scorer: ScorerName = setting("accept", "What vouches: the verifier's accept or typical output, or confidence.")
-    threshold: float | None = setting(None, "Vouch for a token whose score reaches this; default: the verifier's own.")
-    lookahead: float | None = setting(
-        None, "Draft past doubtful tokens while the chance all survive exceeds this; default: by the cost model."
-    )
-    max_draft: int | None = setting(None, "Most tokens drafted before the target is called (default 20; 0: no limit).")
-    budget: float | None = setting(None, "Vouch while the predicted risk stays within this many tokens per 100.")
-    draft_length: int | None = setting(None, "Tokens per round of the exact method (default 4).")
-    draft_chunk: int | None = setting(
-        None, "Draft steps per launch, ahead of the gate; 1: one at a time (default 4 on CUDA, else 1)."
-    )
+    method: str = setting("sprinter", "target, draft, exact, lossless, sprinter, lookahead or bild.")
+    options: tuple[str, ...] = setting((), "A setting of a part from another package, as name=value; several times.")
 
     def __post_init__(self) -> None:
-        _choice("method", self.method, get_args(Method))
-        _choice("preset", self.preset, get_args(Preset))
-        _choice("scorer", self.scorer, get_args(ScorerName))
-        if self.threshold is not None and math.isnan(self.threshold):
-            raise ConfigError("threshold is not a number: give one between 0 (fast) and 1 (safe)")
-        if self.lookahead is not None and not 0 <= self.lookahead <= 1:
-            raise ConfigError(
-                f"lookahead is {self.lookahead}, but must be between 0 and 1 (1 stops at the first doubt)"
-            )
-        if self.max_draft is not None and self.max_draft < 0:
-            raise ConfigError(f"max_draft is {self.max_draft}, but must be 0 (no limit) or more")
-        if self.draft_length is not None and self.draft_length < 1:
-            raise ConfigError(f"draft_length is {self.draft_length}, but must be at least 1")
-        if self.draft_chunk is not None and not 1 <= self.draft_chunk <= MOST_CHUNK:
-            raise ConfigError(f"draft_chunk is {self.draft_chunk}, but must be between 1 and {MOST_CHUNK}")
-        if self.budget is not None and not 0 <= self.budget <= 100:
-            raise ConfigError(f"budget is {self.budget}, but must be between 0 (test all) and 100 (vouch for all)")
-        if self.budget is not None and (self.threshold is not None or self.preset == "paper"):
-            raise ConfigError("a budget takes the threshold's place: give one of them, and not preset 'paper'")
+        choice("method", self.method, names("methods"))
+        for part in _OURS:
+            part.check(self)
         self._refuse_idle_settings()
+        known = {f.name for part in self.way.settings() if part not in _OURS for f in fields(part)}
+        for name in self._added():
+            if name not in known:
+                raise ConfigError(f"method {self.method!r} has no option {name!r}: it has {', '.join(known) or 'none'}")
 
     def _refuse_idle_settings(self) -> None:
         """ConfigError for a setting its method would ignore."""
-        users = {
-            "draft_length": ("exact",),
-            "lookahead": ("lookahead", "lossless"),
-            "threshold": ("sprinter", "lookahead"),
-            "budget": ("sprinter",),
-            "max_draft": ("sprinter", "lookahead", "lossless"),
-            "draft_chunk": ("draft", "exact", "sprinter", "lookahead", "lossless"),
-        }
-        for name, methods in users.items():
-            if getattr(self, name) is not None and self.method not in methods:
+        own, obeyed = {f.name for part in _OURS for f in fields(part)} - {"scorer"}, self.way.obeys()
+        for f in fields(self):
+            if f.name in own - obeyed and getattr(self, f.name) != f.default:
+                users = [name for name in names("methods") if f.name in find("methods", name).obeys()]
                 raise ConfigError(
-                    f"{name} does nothing with method {self.method!r}: it belongs to {', '.join(methods)}"
+                    f"{f.name} does nothing with method {self.method!r}: it belongs to {', '.join(users)}"
                 )
-        if self.preset == "paper" and self.method != "sprinter":
-            raise ConfigError(f"preset 'paper' is a way of method 'sprinter', not of {self.method!r}")
 
     @property
-    def draft_cap(self) -> int | None:
-        """Most tokens drafted per round; None for no limit."""
-        if self.max_draft is None:
-            return PAPER_MAX_DRAFT
-        return self.max_draft or None
+    def way(self) -> Method:
+        """The method itself."""
+        found: Method = find("methods", self.method)
+        return found
+
+    def of(self, part: type[PartSettings]) -> PartSettings:
+        """What a part is told: these settings, or for one of another package its own from `options`."""
+        if isinstance(self, part):
+            return self
+        own, added = {f.name for f in fields(part)}, self._added()
+        return from_words(part, {name: word for name, word in added.items() if name in own}, "options")
+
+    def settled(self) -> Self:
+        """These settings with what the method leaves nobody to choose."""
+        told = copy(self)
+        for name, value in self.way.settled.items():
+            # Not by `replace`: a method may settle on what nobody could ask for, such as a draft of no tokens.
+            object.__setattr__(told, name, value)
+        return told
+
+    def _added(self) -> dict[str, str]:
+        split = [option.partition("=") for option in self.options]
+        strays = [name for name, equals, _ in split if not equals]
+        if strays:
+            raise ConfigError(f"the option {strays[0]!r} has no value: write name=value")
+        return {name: word for name, _, word in split}
 
     @property
     def drafts_past_doubt(self) -> bool:
-        return self.method in ("lossless", "lookahead")
+        """Whether the method has a lookahead to choose."""
+        return "lookahead" in self.way.obeys()
 
     @property
     def survival(self) -> str:
@@ -124,11 +108,17 @@ class DecodingConfig:
 
     @property
     def uses_scorer(self) -> bool:
-        return self.method in ("lossless", "sprinter", "lookahead")
+        """Whether the method's gate asks a scorer."""
+        return "scorer" in self.way.obeys()
 
     @property
     def uses_verifier(self) -> bool:
-        return self.uses_scorer and self.scorer not in UNTRAINED_SCORERS
+        """Whether that scorer is a trained verifier."""
+        return self.uses_scorer and self.reads_verifier
+
+
+# Parts whose settings stand in DecodingConfig itself; PartSettings is what a part without settings has.
+_OURS: Final = (ScoredSettings, FixedSettings, RollbackSettings, DraftSettings)
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ class GenerationConfig:
             raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
         if any(not s for s in self.stop):
             raise ConfigError("a stop string is empty: it would end every text before it begins")
-        _choice("audit", self.audit, get_args(AuditMode))
+        choice("audit", self.audit, get_args(AuditMode))
         _ = self.sampling  # raises for values out of range
 
     @property
@@ -170,7 +160,6 @@ class Config:
 
 
 PARTS: Mapping[str, type] = {"models": ModelConfig, "decoding": DecodingConfig, "generation": GenerationConfig}
-T = TypeVar("T")
 
 
 def make_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -194,32 +183,10 @@ def make_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     return Config(**parts)
 
 
-def from_mapping(part: type[T], values: Mapping[str, Any], source: str) -> T:
-    """Build a settings dataclass; ConfigError names an unknown key or a wrong type, and `source`."""
-    known = {f.name: f for f in fields(part)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{source}: unknown key {key!r}; known are {', '.join(known)}")
-    return part(**{key: _typed(str(known[key].type), value, f"{source}: {key}") for key, value in values.items()})
-
-
 def survival_by(method: str, scorer: str) -> str:
     """'accept' where a method drafts past doubts that a score of something else than acceptance has raised, else ''."""
-    return "accept" if method in ("lossless", "lookahead") and scorer in ("typical", "overlap") else ""
-
-
-def _typed(annotation: str, value: Any, where: str) -> Any:
-    if annotation.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise ConfigError(f"{where} must be a list of strings, not {value!r}")
-    if "float" in annotation and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if "int" in annotation and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if "float" not in annotation and "int" not in annotation and isinstance(value, str):
-        return value
-    raise ConfigError(f"{where} must be {annotation.replace(' | None', '')}, not {value!r}")
+    past_doubt = "lookahead" in find("methods", method).obeys()
+    return "accept" if past_doubt and scorer in ("typical", "overlap") else ""
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -233,8 +200,3 @@ def _read(file: Path) -> dict[str, Any]:
     if strays:
         raise ConfigError(f"{file}: {strays[0]!r} stands outside a table; tables are {', '.join(PARTS)}")
     return loaded
-
-
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(allowed)}")

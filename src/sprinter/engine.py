@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from sprinter.core.protocols import Clock, Observer, Recipe
+from sprinter.core.protocols import Clock, Drafter, Observer, Recipe
 from sprinter.core.reading import Reading
-from sprinter.core.rows import Model, Part
+from sprinter.core.rows import Model, Part, Views
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
+from sprinter.errors import SprinterError
 from sprinter.scheduler import Eager, Scheduler
 
 
@@ -28,6 +29,8 @@ class Engine:
     def begin(self, text: Text, recipe: Recipe, observers: Sequence[Observer] = ()) -> Text:
         """Put a new text on its way."""
         text.recipe, text.observers = recipe, tuple(observers)
+        if any(observer.keeps_drafts for observer in observers):
+            text.tree.proposals = []
         text.drafts = recipe.gate.judge(text) and text.has_room
         return text
 
@@ -59,27 +62,33 @@ class Engine:
         """Let the drafters add to these texts and the gates judge what is new."""
         for drafter, group in _by_drafter(texts):
             self._began("draft")
-            drafter.grow(group)
-            self._ended("draft", group)
+            grown = _each(drafter.grow, group)
+            self._ended("draft", grown)
             self._began("verify")
-            for text in group:
+            for text in grown:
                 more = text.recipe.gate.judge(text)
                 text.release()
                 text.drafts = more and text.finish_reason is None and text.has_room
                 if text.tree.all_vouched:
                     text.end_if_full()
-            self._ended("verify", group)
+            self._ended("verify", grown)
 
     def _ask(self, texts: Sequence[Text]) -> None:
         """One ragged target pass over the pending trees of these texts, then the verdict on each."""
-        parts = [self._part(text) for text in texts]
+        read: dict[int, tuple[Part, Views]] = {}
+
+        def ask(group: Sequence[Text]) -> None:
+            parts = [self._part(text) for text in group]
+            read.update(zip(map(id, group), zip(parts, self.target.forward(parts), strict=True), strict=True))
+
         self._began("target")
-        views = self.target.forward(parts)
-        self._ended("target", texts)
-        for text, part, view in zip(texts, parts, views, strict=True):
+        answered = _each(ask, texts)
+        self._ended("target", answered)
+        for text in answered:
+            part, views = read[id(text)]
             text.counters.target_calls += 1
             text.counters.target_tokens += len(part.tokens)
-            self._correct(text, Reading(text, view, self.target.head_tokens), len(part.tokens))
+            self._correct(text, Reading(text, views, self.target.head_tokens), len(part.tokens))
 
     def _part(self, text: Text) -> Part:
         """The rows of a text that the target has not read, and the last of those it has where a view of it is due."""
@@ -124,15 +133,31 @@ class Engine:
             clock.ended(stage, texts)
 
 
-def _by_drafter(texts: Sequence[Text]) -> Iterator[tuple[object, list[Text]]]:
-    groups: dict[object, list[Text]] = {}
+def _by_drafter(texts: Sequence[Text]) -> Iterator[tuple[Drafter, list[Text]]]:
+    groups: dict[Drafter, list[Text]] = {}
     for text in texts:
         groups.setdefault(text.recipe.drafter, []).append(text)
     yield from groups.items()
 
 
+def _each(do: Callable[[Sequence[Text]], None], texts: Sequence[Text]) -> Sequence[Text]:
+    """`do` for all texts at once; if that fails, one by one, so that a text that cannot go on fails alone.
+
+    Returns those that went on. A pass that fails has changed nothing.
+    """
+    try:
+        if texts:
+            do(texts)
+        return texts
+    except SprinterError as error:
+        if len(texts) == 1:
+            texts[0].fail(error)
+            return ()
+    return [text for text in texts if _each(do, [text])]
+
+
 def _bounded(text: Text, verdict: Verdict) -> Verdict:
-    """`verdict` within the text's limit: where nothing may follow, the target's own token must not be audited either."""
+    """`verdict` within the text's limit: where nothing may follow, the target's own token must not be audited."""
     tree, path = text.tree, verdict.path[: text.limit - text.settled]
     full = text.settled + len(path) >= text.limit
     ended = bool(path) and tree.tokens[path[-1]] in text.limits.eos_ids

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sprinter.errors import CapabilityError
 
 NAMES: Final = ("rouge1", "rouge2", "rougeL")
-MISSING: Final = "ROUGE needs rouge-score: pip install 'sprinter[bench]'"
+MISSING: Final = "ROUGE needs rouge-score: pip install 'sprinter-decoding[bench]'"
 
 
 def has_rouge() -> bool:

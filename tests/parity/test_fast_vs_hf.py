@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sprinter.models.fast.model import FastModel
+from tests.support.passes import filled, read
 
 transformers = pytest.importorskip("transformers")
 
@@ -69,12 +70,12 @@ def test_float32_logits_and_hidden_states_equal_transformers(case: str, tmp_path
         out = reference.model(torch.tensor([TOKENS]))[0]
         logits = reference.lm_head(out)[0].numpy()
     fast = FastModel.load(tmp_path, "float32")
-    whole = fast.forward(TOKENS, len(TOKENS))
+    whole = read(fast, TOKENS, len(TOKENS))
     assert np.abs(whole.logits - logits).max() < TOLERANCE
     assert whole.hidden is not None
     assert np.abs(whole.hidden - out[0].numpy()).max() < TOLERANCE
-    step_by_step = FastModel.load(tmp_path, "float32")
-    rows = [step_by_step.forward(TOKENS[: i + 1], 1).logits[0] for i in range(len(TOKENS))]
+    cache = fast.open()
+    rows = [read(fast, [token], 1, cache).logits[0] for token in TOKENS]
     assert np.abs(np.stack(rows) - logits).max() < TOLERANCE
     assert np.array_equal(fast.embedding(7), reference.model.embed_tokens.weight[7].detach().numpy())
 
@@ -85,8 +86,9 @@ def test_greedy_text_equals_transformers(case: str, tmp_path: Path) -> None:
     prompt = torch.tensor([TOKENS[:5]])
     expected = reference.generate(prompt, max_new_tokens=40, do_sample=False, pad_token_id=0, eos_token_id=None)
     fast, tokens = FastModel.load(tmp_path, "float32"), TOKENS[:5]
+    cache = fast.open()
     while len(tokens) < 45:
-        tokens.append(int(fast.forward(tokens, 1).logits[0].argmax()))
+        tokens.append(read(fast, tokens[cache.length :], 1, cache).facts.best(0))
     assert tokens == expected[0].tolist()
 
 
@@ -97,5 +99,5 @@ def test_positions_beyond_the_first_cache_capacity_equal_transformers(tmp_path: 
     with torch.no_grad():
         logits = reference(torch.tensor([tokens])).logits[0].numpy()
     fast = FastModel.load(tmp_path, "float32")
-    fast.forward(tokens[:100], 1)  # the cache then grows twice while keeping these positions
-    assert np.abs(fast.forward(tokens, 300).logits - logits[-300:]).max() < TOLERANCE
+    cache = filled(fast, tokens[:100])  # the cache then grows twice while keeping these positions
+    assert np.abs(read(fast, tokens[100:], 300, cache).logits - logits[-300:]).max() < TOLERANCE

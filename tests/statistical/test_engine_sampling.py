@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
+from sprinter.rules.base import AcceptanceRule
 
 from sprinter.core.sampling import Dice, Sampling
 from sprinter.drafters.model import ModelDrafter
@@ -24,7 +25,6 @@ from sprinter.gates.fixed import FixedGate, OpenGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
-from sprinter.rules.base import AcceptanceRule
 from sprinter.rules.exact import ExactRule
 from sprinter.rules.vouched import VouchedRule
 from tests.support.enumeration import distance, model_law, output_law

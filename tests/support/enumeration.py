@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from sprinter.core.records import Law
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.law import Law
+from sprinter.core.protocols import Drafter, Gate, Recipe, Rule
+from sprinter.core.rows import Part
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
-from sprinter.gates.base import Gate
+from sprinter.engine import Engine
 from sprinter.models.toy import ToyModel
-from sprinter.observers.audit import Audit
-from sprinter.rules.base import AcceptanceRule
 
 
-class ScriptedDice(Dice):
+class ScriptedChance(Chance):
     """Answers the first questions as told, every later one with its first possible answer, and keeps the score."""
 
     def __init__(self, script: list[int]) -> None:
@@ -26,10 +27,10 @@ class ScriptedDice(Dice):
         self.taken: list[int] = []
         self.options: list[list[tuple[int, float]]] = []  # per question: (answer, probability)
 
-    def accept(self, probability: float) -> bool:
+    def accept(self, probability: float, round_: int, node: int) -> bool:
         return bool(self._answer([(1, probability), (0, 1 - probability)]))
 
-    def draw(self, law: Law) -> int:
+    def draw(self, law: Law, round_: int, node: int, purpose: int) -> int:
         return self._answer([(law.token_at(i), float(p)) for i, p in enumerate(law.probs)])
 
     def _answer(self, options: list[tuple[int, float]]) -> int:
@@ -51,14 +52,14 @@ class ScriptedDice(Dice):
         return None
 
 
-def exact_law(play: Callable[[Dice], Hashable]) -> dict[Hashable, float]:
+def exact_law(play: Callable[[ScriptedChance], Hashable]) -> dict[Hashable, float]:
     """The exact law of `play`'s result."""
     law: dict[Hashable, float] = defaultdict(float)
     script: list[int] | None = []
     while script is not None:
-        dice = ScriptedDice(script)
-        law[play(dice)] += dice.probability
-        script = dice.next_script()
+        chance = ScriptedChance(script)
+        law[play(chance)] += chance.probability
+        script = chance.next_script()
     assert abs(sum(law.values()) - 1) < 1e-9
     return dict(law)
 
@@ -66,20 +67,46 @@ def exact_law(play: Callable[[Dice], Hashable]) -> dict[Hashable, float]:
 def output_law(
     pair: tuple[ToyModel, ToyModel],
     gate: Callable[[], Gate],
-    rule: AcceptanceRule,
+    rule: Rule,
     sampling: Sampling,
     num_tokens: int = 2,
     prompt: tuple[int, ...] = (0,),
+    drafter: Callable[[ToyModel], Drafter] = ModelDrafter,
 ) -> dict[Hashable, float]:
     """Exact law of the first `num_tokens` tokens the engine writes with (target, draft), gate and rule."""
+    texts = [(prompt, num_tokens)]
+    return {
+        written[0]: p  # type: ignore[index]
+        for written, p in joint_law(pair, gate, rule, sampling, texts, (), drafter).items()
+    }
+
+
+def joint_law(
+    pair: tuple[ToyModel, ToyModel],
+    gate: Callable[[], Gate],
+    rule: Rule,
+    sampling: Sampling,
+    texts: Sequence[tuple[tuple[int, ...], int]],
+    order: Sequence[int],
+    drafter: Callable[[ToyModel], Drafter] = ModelDrafter,
+) -> dict[Hashable, float]:
+    """Exact joint law of texts (prompt, number of tokens) written side by side by one engine.
+
+    `order` names the text that each of the first ticks is for; then all tick together.
+    """
     target, draft = pair
     size = target.info.vocab_size
 
-    def play(dice: Dice) -> Hashable:
-        drafter = ModelDrafter(draft, sampling, size)
-        engine = Engine(target, drafter, gate(), rule, sampling, Limits(size, 64))
-        run = engine.start(prompt, num_tokens, dice, Audit())
-        return tuple(emitted.id for emitted in run)
+    def play(chance: ScriptedChance) -> Hashable:
+        engine = Engine(target)
+        recipe = Recipe(gate(), rule, drafter(draft))
+        running = [
+            engine.begin(Text(prompt, count, sampling, chance, Limits(size, 64)), recipe) for prompt, count in texts
+        ]
+        for place in order:
+            engine.tick([running[place]])
+        engine.run(running)
+        return tuple(tuple(emitted.id for emitted in text.out) for text in running)
 
     return exact_law(play)
 
@@ -92,11 +119,17 @@ def model_law(
     for text in itertools.product(range(model.info.vocab_size), repeat=num_tokens):
         chance, context = 1.0, list(prompt)
         for token in text:
-            chance *= sampling.law(model.forward(context, 1).logits[0], context).prob(token)
+            chance *= law_at(model, sampling, context).prob(token)
             context.append(token)
         if chance > 0:
             law[text] = chance
     return law
+
+
+def law_at(model: ToyModel, sampling: Sampling, context: Sequence[int]) -> Law:
+    """The model's law after `context`."""
+    views = model.forward([Part(model.open(), context, 1)])[0]
+    return sampling.law(views.logits[0], context)
 
 
 def distance(one: dict[Hashable, float], other: dict[Hashable, float]) -> float:

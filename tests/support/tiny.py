@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 WIDTH = 32
@@ -82,6 +82,22 @@ def fast_tokenizer(merges: list[tuple[str, str]] | None = None) -> Tokenizer:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(BOS, special=True), AddedToken(EOS, special=True)])
+    return bpe
+
+
+def piece_tokenizer() -> Tokenizer:
+    """Pieces with byte fallback, as SentencePiece writes them for Llama 2, Mistral and Phi-3."""
+    words = ["▁", *"thean", "▁t", "▁a", "▁th", "▁the", "▁an", "▁and", "nd", "d"]
+    pieces = ["<unk>", BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    merges = [("▁", "t"), ("▁", "a"), ("▁t", "h"), ("▁th", "e"), ("▁a", "n"), ("▁an", "d"), ("n", "d")]
+    bpe = Tokenizer(
+        models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    bpe.add_special_tokens([AddedToken(name, special=True) for name in ("<unk>", BOS, EOS)])
     return bpe
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from sprinter.core.records import Emitted, Token
 from sprinter.detokenise import TextStream
 from sprinter.errors import ConfigError
-from tests.support.tiny import fast_tokenizer
+from tests.support.tiny import fast_tokenizer, piece_tokenizer
 
 TOKENIZER = fast_tokenizer()
 PROMPT = TOKENIZER.encode("say the ").ids
@@ -18,6 +20,61 @@ TEXTS = st.text(alphabet="the and\n🚀é漢👩\u200d👧�", max_size=20)
 
 def stream(ids: list[int], stop: tuple[str, ...] = ()) -> list[Token]:
     return list(TextStream(TOKENIZER, PROMPT, stop).tokens(Emitted(i, "bonus", None) for i in ids))
+
+
+PIECES = piece_tokenizer()
+
+
+def told(ids: Sequence[int], prompt: Sequence[int] = ()) -> str:
+    """What is shown of `ids` by a tokenizer of pieces with byte fallback."""
+    emitted = (Emitted(i, "bonus", None) for i in ids)
+    return "".join(t.text for t in TextStream(PIECES, prompt).tokens(emitted))
+
+
+@given(st.text(alphabet="the and漢字é🚀", max_size=12), st.text(alphabet="the and漢字é🚀", max_size=12))
+def test_a_tokenizer_with_byte_fallback_streams_what_it_decodes(prompt: str, text: str) -> None:
+    before, after = PIECES.encode(prompt).ids, PIECES.encode(text).ids
+    whole, head = PIECES.decode([*before, *after]), PIECES.decode(before)
+    assert told(after, before) == whole.removeprefix(head)
+
+
+def test_a_prompt_that_ends_in_characters_of_several_bytes_puts_nothing_before_the_text() -> None:
+    prompt = PIECES.encode("and 漢字語").ids
+    assert told(PIECES.encode("語and").ids[1:], prompt) == "語and"
+
+
+@pytest.mark.parametrize("prompt", ["the\ufffd", "\ufffd", "漢\ufffd\ufffd"])
+def test_a_prompt_that_ends_in_the_replacement_character_is_not_repeated(prompt: str) -> None:
+    assert told(PIECES.encode("and the").ids, PIECES.encode(prompt).ids) == " and the"
+    assert (
+        "".join(
+            t.text
+            for t in TextStream(TOKENIZER, ids_of(prompt)).tokens(Emitted(i, "bonus", None) for i in ids_of(" and"))
+        )
+        == " and"
+    )
+
+
+@given(st.lists(st.integers(0, PIECES.get_vocab_size() - 1), max_size=40))
+def test_no_ids_however_wild_end_a_stream_of_byte_fallback(ids: list[int]) -> None:
+    shown = told(ids, PIECES.encode("the").ids)
+    letters = [PIECES.id_to_token(i) for i in ids if len(PIECES.id_to_token(i)) == 1]
+    kept = [c for c in shown if c in letters and c != "▁"]
+    assert "".join(kept) == "".join(c for c in letters if c != "▁"), "text around the invalid bytes was lost"
+
+
+def test_after_invalid_bytes_the_text_goes_on() -> None:
+    invalid = [PIECES.token_to_id("<0xFF>")] * 20
+    shown = told([*PIECES.encode("the").ids, *invalid, *PIECES.encode("漢 and").ids])
+    assert shown.startswith("the\ufffd") and shown.endswith("漢 and")
+
+
+def test_a_stop_string_that_is_a_special_token_ends_the_text_at_it() -> None:
+    end = TOKENIZER.token_to_id("</s>")
+    whole = TextStream(TOKENIZER, PROMPT, ("</s>",))
+    ids = [*ids_of("the"), end, *ids_of("and")]
+    assert "".join(t.text for t in whole.tokens(Emitted(i, "bonus", None) for i in ids)) == "the"
+    assert whole.stopped
 
 
 def ids_of(text: str) -> list[int]:

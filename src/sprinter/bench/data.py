@@ -114,7 +114,7 @@ def _from_parquet(path: Path, column: str) -> Iterator[Row]:
     try:
         from pyarrow import parquet  # noqa: PLC0415 - an extra
     except ImportError:
-        raise DataError("a Parquet file needs pyarrow: pip install 'sprinter[bench]'") from None
+        raise DataError("a Parquet file needs pyarrow: pip install 'sprinter-decoding[bench]'") from None
     try:
         number = 0
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
@@ -130,7 +130,9 @@ def _from_hub(name: str, split: str, column: str) -> Iterator[Row]:
     try:
         import datasets  # noqa: PLC0415 - an extra
     except ImportError:
-        raise DataError(f"the data set {name} needs the datasets library: pip install 'sprinter[bench]'") from None
+        raise DataError(
+            f"the data set {name} needs the datasets library: pip install 'sprinter-decoding[bench]'"
+        ) from None
     try:
         for number, row in enumerate(datasets.load_dataset(name, split=split, streaming=True), 1):
             yield _table_row(f"{name}, {split} row {number}", row, column)

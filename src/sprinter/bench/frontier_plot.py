@@ -13,7 +13,9 @@ def plot_frontier(plan: Plan, file: Path) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:
-        raise ConfigError("a plot needs matplotlib: pip install 'sprinter[plots]', or leave --plot out") from None
+        raise ConfigError(
+            "a plot needs matplotlib: pip install 'sprinter-decoding[plots]', or leave --plot out"
+        ) from None
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(

@@ -25,7 +25,7 @@ def plot_gates(results: Sequence[Mapping[str, Any]], file: Path) -> None:
         mpl.use("Agg")
         from matplotlib import pyplot as plt  # noqa: PLC0415
     except ImportError:
-        raise CapabilityError("plots need matplotlib: pip install 'sprinter[plots]'") from None
+        raise CapabilityError("plots need matplotlib: pip install 'sprinter-decoding[plots]'") from None
     figure, axes = plt.subplots(len(results), 3, figsize=(15, 4.5 * len(results)), squeeze=False)
     for row, result in zip(axes, results, strict=True):
         _draw_losses(row[0], result, "tv")

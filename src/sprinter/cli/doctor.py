@@ -44,11 +44,14 @@ def _versions(made: dict[str, Any]) -> dict[str, str]:
 def _machine(made: dict[str, Any]) -> dict[str, str]:
     import torch
 
+    from sprinter.native.library import standing
+
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device; the CPU computes"
     return {
         "platform": made["platform"],
         "processor": made["processor"],
         "accelerator": device,
+        "compiled pass": standing(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
     }
 
@@ -85,7 +88,7 @@ def _readable(report: dict[str, Any]) -> str:
     for title, content in report.items():
         if isinstance(content, dict):
             lines.append(f"{title}:")
-            lines += [f"  {key:<14}{value}" for key, value in content.items()]
+            lines += [f"  {key:<15}{value}" for key, value in content.items()]
     lines.append(f"cache: {report['cache']}")
     lines.append("everything is here" if report["complete"] else "something is missing: see above")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from sprinter.core.rows import Needs
+from sprinter.core.rows import Model, Needs
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
 
@@ -74,6 +74,10 @@ class Rule(Protocol):
 class Observer(Protocol):
     """Looks on at one text; changes nothing."""
 
+    @property
+    def keeps_drafts(self) -> bool:
+        """Whether `text.tree.proposals` must hold what the drafter knew of every node: much memory for long drafts."""
+
     def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """One target call, before the text settles."""
 
@@ -94,3 +98,16 @@ class Recipe:
     rule: Rule
     drafter: Drafter | None = None  # None: nothing is drafted, the target writes alone
     name: str = ""
+
+
+class Kit(Protocol):
+    """What a part is built from. A part is a class with its `Settings` and `build(settings, kit)`."""
+
+    @property
+    def target(self) -> Model: ...
+
+    @property
+    def draft(self) -> Model: ...
+
+    def scorer(self, name: str) -> tuple[Scorer, float]:
+        """An untrained scorer, or the pair's verifier by one of its outputs, with its own threshold."""

@@ -26,7 +26,7 @@ class Reading:
 
     def logits(self, row: int) -> FloatArray:
         """[vocab], before any sampling transform."""
-        logits = self._views.logits[row]
+        logits: FloatArray = self._views.logits[row]
         return logits if self.whole else logits[: self._text.limits.vocab_size]
 
     def facts(self, row: int) -> FloatArray | None:

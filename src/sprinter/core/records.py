@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Origin = Literal["vouched", "tested", "resampled", "bonus", "target"]
-FinishReason = Literal["length", "eos", "stop"]
+FinishReason = Literal["length", "eos", "stop", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)

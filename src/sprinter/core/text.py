@@ -11,7 +11,7 @@ from sprinter.core.records import Counters, Emitted, FinishReason, Origin
 from sprinter.core.rows import Cache
 from sprinter.core.sampling import Sampling
 from sprinter.core.tree import Proposal, Tree, Verdict
-from sprinter.errors import ConfigError
+from sprinter.errors import ConfigError, SprinterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Text:
     """
 
     __slots__ = (
-        "active", "cache", "chance", "counters", "drafts", "finish_reason", "limit", "limits", "notes", "num_prompt",
-        "observers", "out", "reach", "recipe", "round", "sampling", "settled", "shown", "tokens", "tree", "waiting",
+        "cache", "chance", "counters", "drafts", "error", "finish_reason", "limit", "limits", "notes", "num_prompt",
+        "observers", "out", "reach", "recipe", "round", "sampling", "settled", "shown", "tokens", "tree",
     )  # fmt: skip
 
     def __init__(
@@ -86,8 +86,7 @@ class Text:
         self.out: list[Emitted] = []  # final, and not fetched yet
         self.finish_reason: FinishReason | None = None
         self.drafts = False  # whether the gate wants more and there is room
-        self.waiting = False  # for the target's answer
-        self.active = False  # whether somebody waits for its tokens
+        self.error: SprinterError | None = None  # why nothing more can be written
 
     @property
     def num_tokens(self) -> int:
@@ -176,6 +175,17 @@ class Text:
         """Nothing more will be emitted."""
         self.finish_reason = reason
         self.drafts = False
+
+    def fail(self, error: SprinterError) -> None:
+        """Nothing more can be written."""
+        self.error = error
+        self.finish("error")
+
+    def forget(self) -> None:
+        """Let go of caches and notes: only what was written is kept."""
+        self.cache = None
+        self.notes.clear()
+        self.tree.clear()
 
     def _emit(self, token: int, origin: Origin, score: float | None) -> None:
         self.out.append(Emitted(token, origin, score))

@@ -45,9 +45,22 @@ class Tree:
     of it than the token's own probability.
     """
 
-    __slots__ = ("doubted", "fresh", "laws", "parents", "probs", "scores", "sources", "survival", "tokens", "vouched")
+    __slots__ = (
+        "doubted",
+        "fresh",
+        "laws",
+        "parents",
+        "probs",
+        "proposals",
+        "scores",
+        "sources",
+        "survival",
+        "tokens",
+        "vouched",
+    )
 
     def __init__(self) -> None:
+        self.proposals: list[Proposal] | None = None  # of all nodes, where an observer wants to see them
         self.clear()
 
     def clear(self) -> None:
@@ -62,6 +75,8 @@ class Tree:
         self.fresh: list[Proposal] = []  # of the nodes the gate has not judged yet, the last ones
         self.doubted = 0  # judged nodes nobody vouched for
         self.survival = 1.0  # the gate's estimate that every one of those passes
+        if self.proposals is not None:
+            self.proposals = []
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,6 +97,8 @@ class Tree:
         self.probs.append(proposal.law.prob(proposal.token))
         self.laws[node] = proposal.law
         self.fresh.append(proposal)
+        if self.proposals is not None:
+            self.proposals.append(proposal)
         if proposal.source is not None:
             self.sources[node] = proposal.source
 
@@ -106,8 +123,9 @@ class Tree:
         self.doubted -= self.vouched[count:].count(0)
         for column in (self.tokens, self.probs, self.scores, self.vouched):
             del column[count:]
-        if self.parents is not None:
-            del self.parents[count:]
+        for own in (self.parents, self.proposals):
+            if own is not None:
+                del own[count:]
 
     def parent(self, node: int) -> int:
         """The node above, -1 for the root."""

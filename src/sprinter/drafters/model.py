@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from sprinter.core.chance import DRAFT
+from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Cache, Model, Needs, Part, Views
+from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
+from sprinter.errors import ConfigError
+from sprinter.models.base import facts_of
+
+MOST_CHUNK = 64  # steps
+
+
+@dataclass(frozen=True)
+class DraftSettings(PartSettings):
+    """How a model drafts."""
+
+    draft_chunk: int | None = setting(None, "Draft steps before the gate looks at what came; the text is the same.")
+
+    def check(self) -> None:
+        """See `PartSettings.check`."""
+        if self.draft_chunk is not None and not 1 <= self.draft_chunk <= MOST_CHUNK:
+            raise ConfigError(f"draft_chunk is {self.draft_chunk}, but must be between 1 and {MOST_CHUNK}")
 
 
 class Read:
@@ -26,17 +46,31 @@ class Read:
 
 
 class ModelDrafter:
-    """Draws one token a tick for each text from a draft model's law, all texts in one pass."""
+    """Draws tokens from a draft model's law, for all texts in one pass; one a tick unless told otherwise."""
 
+    Settings = DraftSettings
     needs = Needs()
     target_needs = Needs()
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, chunk: int = 1) -> None:
+        """`chunk`: draft steps a tick. What the gate stops before was computed for nothing, and changes nothing."""
         self.model = model
+        self.chunk = chunk
         self._embed = model.embedding if model.gives.embedding else None
+
+    @classmethod
+    def build(cls, settings: DraftSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls(kit.draft, settings.draft_chunk or 1)
 
     def grow(self, texts: Sequence[Text]) -> None:
         """See `Drafter.grow`."""
+        self._step(texts)
+        for _ in range(self.chunk - 1):
+            if texts := [text for text in texts if text.has_room]:
+                self._step(texts)
+
+    def _step(self, texts: Sequence[Text]) -> None:
         parts = []
         for text in texts:
             cache = text.note(self, lambda: Read(self.model.open())).cache
@@ -55,7 +89,7 @@ class ModelDrafter:
         if ids is None and len(logits) > text.limits.vocab_size:
             # Ids beyond the tokenizer's are padding of the head.
             logits = logits[: text.limits.vocab_size]
-            facts = facts_of(logits)
+            facts = facts_of(logits[None]).table[0]
         law = text.sampling.law(logits, text.tokens, ids, int(facts[0]))
         token = text.chance.draw(law, text.round, len(text.tree), DRAFT)
         hidden = None if views.hidden is None else views.hidden[0]  # [hidden]

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 from sprinter.core.rows import Needs
+from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
+
+DEFAULT_CAP = 20  # tokens; as the paper's code has it
+
+
+@dataclass(frozen=True)
+class CapSettings(PartSettings):
+    """What bounds a round."""
+
+    max_draft: int | None = setting(None, "Most tokens drafted before the target is called (default 20; 0: no limit).")
+
+    def check(self) -> None:
+        """See `PartSettings.check`."""
+        if self.max_draft is not None and self.max_draft < 0:
+            raise ConfigError(f"max_draft is {self.max_draft}, but must be 0 (no limit) or more")
+
+    @property
+    def draft_cap(self) -> int | None:
+        """Most tokens drafted per round; None for no limit."""
+        return DEFAULT_CAP if self.max_draft is None else self.max_draft or None
 
 
 class ChainGate(ABC):
@@ -18,6 +40,7 @@ class ChainGate(ABC):
     """
 
     needs = Needs()
+    Settings: ClassVar[type[PartSettings]] = PartSettings
 
     @abstractmethod
     def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
+from sprinter.core.protocols import Kit
 from sprinter.core.rows import Needs
+from sprinter.core.settings import setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
-from sprinter.gates.base import ChainGate, check_cap
+from sprinter.gates.base import CapSettings, ChainGate, check_cap
+
+
+@dataclass(frozen=True)
+class FallbackSettings(CapSettings):
+    """When the draft hands over."""
+
+    fallback: float | None = setting(None, "Method bild: hand over where the draft's best token is below this (0.6).")
+
+    @property
+    def least_peak(self) -> float:
+        """The paper tunes it per task; 0.6 lies in its range."""
+        return 0.6 if self.fallback is None else self.fallback
 
 
 class FallbackGate(ChainGate):
@@ -19,8 +35,14 @@ class FallbackGate(ChainGate):
     """
 
     needs = Needs(full_laws=True)
+    Settings = FallbackSettings
 
-    def __init__(self, fallback: float, max_draft: int = 20) -> None:
+    @classmethod
+    def build(cls, settings: FallbackSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls(settings.least_peak, settings.draft_cap)
+
+    def __init__(self, fallback: float, max_draft: int | None = 20) -> None:
         if not 0 <= fallback <= 1:
             raise ConfigError(f"the fallback threshold is {fallback}, but must be between 0 and 1")
         check_cap(max_draft)
@@ -36,7 +58,8 @@ class FallbackGate(ChainGate):
 
     def wants_more(self, tree: Tree) -> bool:
         """See `ChainGate.wants_more`."""
-        return len(tree) < self.max_draft and not is_doubted(tree, self.fallback)
+        full = self.max_draft is not None and len(tree.scores) >= self.max_draft
+        return not full and not is_doubted(tree, self.fallback)
 
 
 def is_doubted(tree: Tree, fallback: float) -> bool:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
+from sprinter.core.protocols import Kit
+from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Tree
+from sprinter.errors import ConfigError
 from sprinter.gates.base import ChainGate
+
+DEFAULT_LENGTH = 4
+
+
+@dataclass(frozen=True)
+class FixedSettings(PartSettings):
+    """How long a draft of fixed length is."""
+
+    draft_length: int | None = setting(None, "Tokens per round of the exact method (default 4).")
+
+    def check(self) -> None:
+        """See `PartSettings.check`."""
+        if self.draft_length is not None and self.draft_length < 1:
+            raise ConfigError(f"draft_length is {self.draft_length}, but must be at least 1")
 
 
 class FixedGate(ChainGate):
     """Always `length` tokens, none vouched for: classic speculative decoding. 0 is the target alone."""
 
+    Settings = FixedSettings
+
     def __init__(self, length: int) -> None:
         self.length = length
+
+    @classmethod
+    def build(cls, settings: FixedSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls(DEFAULT_LENGTH if settings.draft_length is None else settings.draft_length)
 
     def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
         """See `ChainGate.vouch`."""
@@ -24,6 +51,11 @@ class FixedGate(ChainGate):
 
 class OpenGate(ChainGate):
     """Vouches for everything and never stops: the draft model alone."""
+
+    @classmethod
+    def build(cls, settings: PartSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls()
 
     def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
         """See `ChainGate.vouch`."""

@@ -14,33 +14,31 @@ probability zero.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sprinter.cache import cache_dir
+from sprinter.door import Door
 from sprinter.errors import BackendError
+from sprinter.models.fingerprint import damaged, fingerprint_of, sha256_of
+from sprinter.writing import whole_folder
 
 DRAFT_FORMAT: Final = 1
 HEAD_TOKENS: Final = "sprinter.head_tokens"
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_WORTH_REMEMBERING: Final = 64 << 20  # bytes
-_HEX_DIGITS: Final = 64
-# Where a config was read from and by which version: no part of the model, and other on every machine.
-_NOT_THE_MODEL: Final = frozenset({"_name_or_path", "transformers_version"})
+_DOOR: Final = Door()
+_MOST_SHARDS: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,7 @@ class Checkpoint:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over config and tensors; equal for equal models, whatever folder or metadata they come with."""
-        files = sorted(set(self.files.values())) or [self.path]
-        marks = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-        own = {key: value for key, value in self.config.items() if key not in _NOT_THE_MODEL}
-        return _fingerprint(json.dumps(own, sort_keys=True), marks)
+        return fingerprint_of(self.config, sorted(set(self.files.values())) or [self.path])
 
     def tensor(self, name: str) -> Tensor:
         """One stored tensor, read now; BackendError when it is missing or its file is damaged."""
@@ -97,70 +92,7 @@ class Checkpoint:
                 loaded: Tensor = stream.get_tensor(stored)
                 return loaded
         except (OSError, SafetensorError) as error:
-            raise _damaged(self.files[stored], error) from error
-
-
-def _damaged(file: Path, error: Exception) -> BackendError:
-    return BackendError(f"{file} is damaged or truncated ({error}): copy or download it again")
-
-
-@lru_cache(maxsize=64)
-def _fingerprint(config: str, marks: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256(config.encode())
-    for mark in marks:
-        digest.update(bytes.fromhex(_remembered_sha256(*mark)))
-    return digest.hexdigest()
-
-
-def _remembered_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
-    if size < _WORTH_REMEMBERING:
-        return _content_sha256(Path(path))
-    # Path, size and time are the key, so an edited or replaced file is hashed again.
-    key = hashlib.sha256(f"content {Path(path).resolve()} {size} {mtime_ns}".encode()).hexdigest()
-    note = cache_dir() / "sha256" / key
-    try:
-        known = note.read_text(encoding="ascii").strip()
-        if len(known) == _HEX_DIGITS:
-            return known
-    except (OSError, UnicodeDecodeError):
-        pass  # no note yet, or an unreadable one: hash
-    found = _content_sha256(Path(path))
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        beside = note.with_name(f"{key}.{os.getpid()}")
-        beside.write_text(found, encoding="ascii")
-        beside.replace(note)
-    except OSError:
-        pass  # a cache that cannot be written only costs time
-    return found
-
-
-def _content_sha256(file: Path) -> str:
-    """SHA-256 of a file's tensors: names, shapes, formats and bytes. BackendError if it cannot be read.
-
-    The library writes a file's metadata in an order drawn anew each time, so two conversions of one model differ as
-    files; their fingerprints must not.
-    """
-    if file.suffix != ".safetensors":
-        return sha256_of(file)
-    try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            header.pop("__metadata__", None)
-            digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-            return hashlib.file_digest(stream, lambda: digest).hexdigest()
-    except (OSError, ValueError, AttributeError, MemoryError, OverflowError) as error:
-        raise _damaged(file, error) from error
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; BackendError if it cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise BackendError(f"cannot read {file}: {error}") from error
+            raise damaged(self.files[stored], error) from error
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -175,28 +107,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise BackendError(
             f"no model at {place}: give a folder with config.json and model.safetensors, or a .gguf file"
         )
-    config = _read_json(place / "config.json")
+    config = _DOOR.json(place / "config.json", dict[str, Any])
     checkpoint = Checkpoint(place, config, _tensor_files(place))
     return Checkpoint(place, config, checkpoint.files, _draft_info(place) if (place / "draft.json").exists() else None)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BackendError(f"cannot read {file} ({error.strerror}): the model folder is incomplete") from error
-    except ValueError as error:
-        raise BackendError(f"{file} is not valid JSON ({error}): copy or download it again") from error
-    if not isinstance(loaded, dict):
-        raise BackendError(f"{file} must hold one JSON object: copy or download it again")
-    return loaded
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
     """Tensor name -> file, from the headers, so that a truncated file is found before anything is computed."""
     if (folder / _INDEX).is_file():
-        shards = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
-        files = [folder / shard for shard in shards]
+        index = _DOOR.json(folder / _INDEX, _Index)
+        files = [folder / shard for shard in sorted(set(index.weight_map.values()))]
+        # A shard lies beside its index; a path that leads out of the folder would read another's files.
+        stray = next((f for f in files if f.parent != folder or f.suffix != ".safetensors"), None)
+        if stray is not None or len(files) > _MOST_SHARDS:
+            raise _DOOR.refuse(f"{folder / _INDEX} names shards that are no files of the model folder")
     else:
         files = [folder / _WEIGHTS]
     found: dict[str, Path] = {}
@@ -207,22 +131,35 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
             with safe_open(str(file), framework="pt") as stream:
                 found.update(dict.fromkeys(stream.keys(), file))
         except (OSError, SafetensorError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
     return found
 
 
+class _Index(msgspec.Struct):
+    """What is read of model.safetensors.index.json."""
+
+    weight_map: dict[str, str]
+
+
+class _DraftFile(msgspec.Struct):
+    """draft.json."""
+
+    format: int
+    shared: tuple[str, ...]
+    target_fingerprint: str
+    head_tokens: int | None
+    sha256: str
+    record: dict[str, Any] = {}
+
+
 def _draft_info(folder: Path) -> DraftInfo:
-    raw = _read_json(folder / "draft.json")
-    if raw.get("format") != DRAFT_FORMAT:
-        raise BackendError(f"{folder}/draft.json has format {raw.get('format')!r}, not {DRAFT_FORMAT}: update sprinter")
-    try:
-        info = DraftInfo(
-            tuple(raw["shared"]), raw["target_fingerprint"], raw["head_tokens"], raw["sha256"], raw.get("record", {})
-        )
-    except KeyError as error:
-        raise BackendError(
-            f"{folder}/draft.json lacks {error}: make the draft again with `sprinter distill`"
-        ) from error
+    file = folder / "draft.json"
+    version = _DOOR.json(file, dict[str, Any]).get("format")
+    if version != DRAFT_FORMAT:
+        raise BackendError(f"{file} has format {str(version)[:20]!r}, not {DRAFT_FORMAT}: update sprinter")
+    door = Door(advice="make the draft again with `sprinter distill`")
+    raw = door.json(file, _DraftFile)
+    info = DraftInfo(raw.shared, raw.target_fingerprint, raw.head_tokens, raw.sha256, raw.record)
     found = sha256_of(folder / _WEIGHTS)
     if found != info.sha256:
         raise BackendError(
@@ -238,8 +175,11 @@ def head_tokens(checkpoint: Checkpoint) -> Tensor | None:
     ids = checkpoint.tensor(HEAD_TOKENS).long()  # [num_head_tokens]
     if ids.shape != (checkpoint.draft.head_tokens,):
         raise BackendError(
-            f"{checkpoint.path} promises {checkpoint.draft.head_tokens} head tokens, holds {tuple(ids.shape)}"
+            f"{checkpoint.path} promises {checkpoint.draft.head_tokens} head tokens, holds {tuple(ids.shape)}: copy it "
+            "again"
         )
+    if len(ids) == 0 or int(ids[0]) < 0 or bool((ids[1:] <= ids[:-1]).any()):
+        raise BackendError(f"{checkpoint.path} has head tokens that do not ascend: copy it again")
     return ids
 
 
@@ -272,30 +212,22 @@ def write_draft(
     if head_token_ids is not None:
         tensors[HEAD_TOKENS] = torch.tensor(sorted(head_token_ids), dtype=torch.int32)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise BackendError(f"cannot write {place}: {error}") from error
-    try:
-        save_file(tensors, str(beside / _WEIGHTS), metadata={"format": "pt", **(stamp or {})})
-        (beside / _WEIGHTS).chmod(0o644)
-        described = {
-            "format": DRAFT_FORMAT,
-            "shared": list(info.shared),
-            "target_fingerprint": info.target_fingerprint,
-            "head_tokens": None if head_token_ids is None else len(head_token_ids),
-            "sha256": sha256_of(beside / _WEIGHTS),
-            "record": dict(info.record),
-        }
-        own_config = {key: value for key, value in config.items() if key != "_name_or_path"}
-        (beside / "config.json").write_text(json.dumps(own_config, indent=2, sort_keys=True) + "\n")
-        (beside / "draft.json").write_text(json.dumps(described, indent=2) + "\n")
-        beside.chmod(0o755)
-        _replace_folder(beside, place)
+        with whole_folder(place) as beside:
+            save_file(tensors, str(beside / _WEIGHTS), metadata={"format": "pt", **(stamp or {})})
+            described = {
+                "format": DRAFT_FORMAT,
+                "shared": list(info.shared),
+                "target_fingerprint": info.target_fingerprint,
+                "head_tokens": None if head_token_ids is None else len(head_token_ids),
+                "sha256": sha256_of(beside / _WEIGHTS),
+                "record": dict(info.record),
+            }
+            own_config = {key: value for key, value in config.items() if key != "_name_or_path"}
+            (beside / "config.json").write_text(json.dumps(own_config, indent=2, sort_keys=True) + "\n")
+            (beside / "draft.json").write_text(json.dumps(described, indent=2) + "\n")
+            _replace_folder(beside, place)
     except (OSError, SafetensorError) as error:
         raise BackendError(f"cannot write {place} ({error}): free some space") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _replace_folder(beside: Path, place: Path) -> None:

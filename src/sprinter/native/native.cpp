@@ -1,8 +1,9 @@
 // Forward pass of a Llama-family model with 4- or 8-bit weights and 8-bit activations, for processors with AVX2 or more.
 //
-// Every row is computed by the same operations in the same order however many rows a pass holds and however many
-// threads share it, so the logits of a token do not depend on the block it was verified in.
+// Every row is computed by the same operations in the same order however many rows a pass holds, whatever texts they are
+// of, on a line or on a branch, and however many threads share it: a token's logits do not depend on its company.
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -19,6 +20,8 @@
 
 namespace {
 
+constexpr int64_t kChunk = 256;  // rows computed at once; bounds the scratch memory of a long prompt
+
 struct Layer {
     Matrix qkv, out, gate_up, down;
     const float *attn_norm, *mlp_norm, *q_norm, *k_norm;  // the last two may be null
@@ -34,10 +37,28 @@ struct Model {
     float eps;
 };
 
-struct Cache {
-    float *keys, *values;   // [layer, kv_head, capacity, head_dim]
-    const float* rotary;    // [capacity, head_dim / 2, cos and sin]
-    int64_t capacity;
+// What one text adds to a pass.
+struct Part {
+    float *keys, *values;    // of its cache, [layer, kv_head, capacity, head_dim]
+    const int64_t* tokens;   // [rows]
+    const int64_t* parents;  // [loose + rows], of the cache's loose rows and of these; null for a chain behind the line
+    int64_t capacity, length, loose, rows;
+    int64_t wanted;  // of the last rows
+};
+
+// A row sees the first `line` slots, then `num_branch` slots, itself the last, from `branch` on in the plan.
+struct Row {
+    const Part* part;
+    int64_t token, position, slot;
+    int64_t line, branch, num_branch;
+    bool wanted;
+
+    int64_t seen() const { return line + num_branch; }
+};
+
+struct Plan {
+    std::vector<Row> rows;
+    std::vector<int64_t> branches;  // slots
 };
 
 inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* y) {
@@ -62,10 +83,25 @@ void rotate(const float* x, const float* norm, const float* rotary, int64_t dim,
     }
 }
 
+void plan_part(const Part& part, Plan& plan) {
+    const int64_t end = part.loose + part.rows;
+    int64_t trunk = 0;  // loose rows that go on with the line
+    while (trunk < end && (!part.parents || part.parents[trunk] == trunk - 1)) trunk++;
+    for (int64_t own = part.loose; own < end; own++) {
+        const auto branch = static_cast<int64_t>(plan.branches.size());
+        int64_t at = own;
+        for (; at >= trunk; at = part.parents[at]) plan.branches.push_back(part.length + at);
+        std::reverse(plan.branches.begin() + branch, plan.branches.end());
+        const int64_t line = part.length + at + 1, num_branch = static_cast<int64_t>(plan.branches.size()) - branch;
+        plan.rows.push_back({&part, part.tokens[own - part.loose], line + num_branch - 1, part.length + own, line, branch,
+                             num_branch, own >= end - part.wanted});
+    }
+}
+
 // Rows of the embedding, x [row, hidden].
-void embed(const Model& m, const int64_t* ids, int64_t rows, float* x) {
-    for (int64_t r = 0; r < rows; r++) {
-        const char* from = static_cast<const char*>(m.embed) + ids[r] * m.hidden * m.embed_bytes;
+void embed(const Model& m, const Row* rows, int64_t count, float* x) {
+    for (int64_t r = 0; r < count; r++) {
+        const char* from = static_cast<const char*>(m.embed) + rows[r].token * m.hidden * m.embed_bytes;
         if (m.embed_bytes == 4) {
             std::memcpy(x + r * m.hidden, from, m.hidden * 4);
             continue;
@@ -102,49 +138,62 @@ void norm_and_quantise(const Model& m, const float* x, const float* weight, int6
     });
 }
 
-// Queries rotated in place, keys and values written to the cache.
-void place_heads(const Model& m, const Layer& layer, Cache c, int64_t start, int64_t rows, Scratch& s) {
+// Where the keys or values of one head of one layer begin in a cache.
+inline int64_t head_offset(const Model& m, const Part& part, int64_t layer, int64_t kv_head) {
+    return (layer * m.num_kv_heads + kv_head) * part.capacity * m.head_dim;
+}
+
+// Queries rotated in place, keys and values written to the caches.
+void place_heads(const Model& m, int64_t layer, const float* rotary, const Row* rows, int64_t count, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
+    const Layer& own = m.layers[layer];
     const auto place = [&](int64_t item) {
-        const int64_t position = start + item / num_heads, head = item % num_heads;
+        const Row& row = rows[item / num_heads];
+        const int64_t head = item % num_heads;
         float* x = &s.qkv[item * dim];
-        const float* rotary = c.rotary + position * dim;
+        const float* turn = rotary + row.position * dim;
         if (head < m.num_heads) {
             float turned[512];
-            rotate(x, layer.q_norm, rotary, dim, m.eps, turned);
+            rotate(x, own.q_norm, turn, dim, m.eps, turned);
             std::memcpy(x, turned, dim * sizeof(float));
-        } else if (head < m.num_heads + m.num_kv_heads) {
-            rotate(x, layer.k_norm, rotary, dim, m.eps, c.keys + ((head - m.num_heads) * c.capacity + position) * dim);
-        } else {
-            const int64_t kv_head = head - m.num_heads - m.num_kv_heads;
-            std::memcpy(c.values + (kv_head * c.capacity + position) * dim, x, dim * sizeof(float));
+            return;
         }
+        const bool is_key = head < m.num_heads + m.num_kv_heads;
+        const int64_t kv_head = head - m.num_heads - (is_key ? 0 : m.num_kv_heads);
+        const int64_t at = head_offset(m, *row.part, layer, kv_head) + row.slot * dim;
+        if (is_key) rotate(x, own.k_norm, turn, dim, m.eps, row.part->keys + at);
+        else std::memcpy(row.part->values + at, x, dim * sizeof(float));
     };
-    pool().each(rows * num_heads, 32, [&](int64_t first, int64_t last) {
+    pool().each(count * num_heads, 32, [&](int64_t first, int64_t last) {
         for (int64_t item = first; item < last; item++) place(item);
     });
 }
 
-void attend_all(const Model& m, Cache c, int64_t start, int64_t rows, Scratch& s) {
+void attend_all(const Model& m, int64_t layer, const Plan& plan, const Row* rows, int64_t count, Scratch& s) {
     const int64_t dim = m.head_dim, num_heads = m.num_heads + 2 * m.num_kv_heads;
-    const int64_t grain = std::max<int64_t>(1, kWorthwhile / (2 * dim * (start + rows)));
+    int64_t most_seen = 0;
+    for (int64_t r = 0; r < count; r++) most_seen = std::max(most_seen, rows[r].seen());
+    const int64_t grain = std::max<int64_t>(1, kWorthwhile / (2 * dim * most_seen));
     const bool whole_groups = dim % kGroup == 0;  // else a group of activations holds parts of two heads
-    pool().each(rows * m.num_heads, grain, [&](int64_t first, int64_t last) {
-        std::vector<float> scores(start + rows + kLanes);
+    pool().each(count * m.num_heads, grain, [&](int64_t first, int64_t last) {
+        std::vector<float> scores(most_seen + kLanes);
         for (int64_t item = first; item < last; item++) {
-            // Heads vary slowest: later rows see more, and this way every piece gets rows of every length.
-            const int64_t r = item % rows, head = item / rows;
-            const int64_t offset = head / (m.num_heads / m.num_kv_heads) * c.capacity * dim;
+            // Heads vary slowest: rows see more or less, and this way every piece gets rows of every length.
+            const int64_t r = item % count, head = item / count;
+            const Row& row = rows[r];
+            const int64_t at = head_offset(m, *row.part, layer, head / (m.num_heads / m.num_kv_heads));
+            const Heads seen = {row.part->keys + at, row.part->values + at, row.seen(), dim};
+            const float* const q = &s.qkv[(r * num_heads + head) * dim];
             float* const y = &s.attended[(r * m.num_heads + head) * dim];
-            attend(&s.qkv[(r * num_heads + head) * dim], c.keys + offset, c.values + offset, start + r + 1, dim,
-                   scores.data(), y);
+            if (row.num_branch == 0) attend(q, seen, InLine{}, scores.data(), y);
+            else attend(q, seen, OnBranch{row.line, &plan.branches[row.branch]}, scores.data(), y);
             if (whole_groups)
                 for (int64_t i = 0; i < dim; i += kGroup)
                     quantise_group(y + i, s.q_heads.at(r, (head * dim + i) / kGroup), s.q_heads);
         }
     });
     if (whole_groups) return;
-    for (int64_t r = 0; r < rows; r++) quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
+    for (int64_t r = 0; r < count; r++) quantise_row(&s.attended[r * m.num_heads * dim], r, s.q_heads);
 }
 
 // y = silu(gate) * up, 8 numbers.
@@ -168,6 +217,35 @@ void activate(const Model& m, int64_t rows, Scratch& s) {
     });
 }
 
+// All layers on the embeddings of rows [count]; leaves the residual stream in s.x.
+void run_layers(const Model& m, const float* rotary, const Plan& plan, const Row* rows, int64_t count, Scratch& s) {
+    float* const x = s.x.data();
+    embed(m, rows, count, x);
+    for (int64_t i = 0; i < m.num_layers; i++) {
+        const Layer& layer = m.layers[i];
+        norm_and_quantise(m, x, layer.attn_norm, count, s);
+        multiply(layer.qkv, s.q_hidden, count, s.qkv.data(), false);
+        place_heads(m, i, rotary, rows, count, s);
+        attend_all(m, i, plan, rows, count, s);
+        multiply(layer.out, s.q_heads, count, x, true);
+        norm_and_quantise(m, x, layer.mlp_norm, count, s);
+        multiply(layer.gate_up, s.q_hidden, count, s.gate_up.data(), false);
+        activate(m, count, s);
+        multiply(layer.down, s.q_inter, count, x, true);
+    }
+}
+
+// Moves the wanted rows of the residual stream to its beginning; how many there are.
+int64_t gather_wanted(const Model& m, const Row* rows, int64_t count, Scratch& s) {
+    int64_t wanted = 0;
+    for (int64_t r = 0; r < count; r++) {
+        if (!rows[r].wanted) continue;
+        if (r != wanted) std::memcpy(&s.x[wanted * m.hidden], &s.x[r * m.hidden], m.hidden * sizeof(float));
+        wanted++;
+    }
+    return wanted;
+}
+
 }  // namespace
 
 extern "C" {
@@ -188,36 +266,41 @@ void sprinter_multiply(const Matrix* matrix, const float* x, int64_t rows, float
     multiply(*matrix, quantised, rows, y, false);
 }
 
-// Runs tokens ids [rows] at positions start, start + 1, ...; writes the last `num_last` rows of hidden states
-// [num_last, hidden], logits [num_last, head rows] and facts [num_last]. False where a row of logits is not finite.
-bool sprinter_forward(const Model* model, const Cache* cache, const int64_t* ids, int64_t rows, int64_t start,
-                      int64_t num_last, float* hidden, float* logits, Facts* facts, int num_threads) {
+// Runs the rows of all parts, whose caches must be different ones; writes hidden states [wanted, hidden], logits [wanted,
+// head rows] and facts [wanted] of the wanted rows, part by part. `rotary` is [positions, head_dim / 2, cos and sin].
+// False where a row of logits is not finite.
+bool sprinter_forward(const Model* model, const float* rotary, const Part* const* parts, int64_t num_parts, float* hidden,
+                      float* logits, Facts* facts, int num_threads) {
     const Model& m = *model;
-    const int64_t layer_floats = m.num_kv_heads * cache->capacity * m.head_dim;
+    Plan plan;
+    for (int64_t i = 0; i < num_parts; i++) plan_part(*parts[i], plan);
+    const int64_t num_rows = static_cast<int64_t>(plan.rows.size());
     std::lock_guard<std::mutex> lock(pool().in_use);
     pool().wake(num_threads);
-    Scratch s(m, rows);
-    float* const x = s.x.data();
-    embed(m, ids, rows, x);
-    for (int64_t i = 0; i < m.num_layers; i++) {
-        const Layer& layer = m.layers[i];
-        const Cache c = {cache->keys + i * layer_floats, cache->values + i * layer_floats, cache->rotary,
-                         cache->capacity};
-        norm_and_quantise(m, x, layer.attn_norm, rows, s);
-        multiply(layer.qkv, s.q_hidden, rows, s.qkv.data(), false);
-        place_heads(m, layer, c, start, rows, s);
-        attend_all(m, c, start, rows, s);
-        multiply(layer.out, s.q_heads, rows, x, true);
-        norm_and_quantise(m, x, layer.mlp_norm, rows, s);
-        multiply(layer.gate_up, s.q_hidden, rows, s.gate_up.data(), false);
-        activate(m, rows, s);
-        multiply(layer.down, s.q_inter, rows, x, true);
+    Scratch s(m, std::min(num_rows, kChunk));
+    bool finite = true;
+    for (int64_t first = 0; first < num_rows; first += kChunk) {
+        const Row* const rows = &plan.rows[first];
+        const int64_t count = std::min(kChunk, num_rows - first);
+        run_layers(m, rotary, plan, rows, count, s);
+        const int64_t wanted = gather_wanted(m, rows, count, s);
+        if (wanted == 0) continue;
+        norm_and_quantise(m, s.x.data(), m.norm, wanted, s);
+        std::memcpy(hidden, s.normed.data(), wanted * m.hidden * sizeof(float));
+        multiply(m.head, s.q_hidden, wanted, logits, false);
+        finite &= find_facts(logits, wanted, m.head.rows, facts);
+        hidden += wanted * m.hidden;
+        logits += wanted * m.head.rows;
+        facts += wanted;
     }
-    if (num_last == 0) return true;
-    norm_and_quantise(m, x + (rows - num_last) * m.hidden, m.norm, num_last, s);
-    std::memcpy(hidden, s.normed.data(), num_last * m.hidden * sizeof(float));
-    multiply(m.head, s.q_hidden, num_last, logits, false);
-    return find_facts(logits, num_last, m.head.rows, facts);
+    return finite;
+}
+
+// Facts [rows] about any logits [rows, width]; false where a row is not finite.
+bool sprinter_facts(const float* logits, int64_t rows, int64_t width, Facts* facts) {
+    std::lock_guard<std::mutex> lock(pool().in_use);
+    pool().wake(1);
+    return find_facts(logits, rows, width, facts);
 }
 
 // log min(epsilon, delta exp(-H)) + logsumexp of logits [width], with the logarithms of epsilon and delta.
@@ -244,16 +327,11 @@ bool sprinter_residual(const float* p, int64_t width, const float* q, const int6
 // y = W x + b.
 void sprinter_dense(const Dense* layer, const float* x, float* y) { dense(*layer, x, layer->bias, y); }
 
-double sprinter_score(const Scorer* scorer, const float* logits, const float* probs, const int64_t* ids,
-                      const float* hidden, const float* known, int64_t width, int64_t token, int64_t place_in_draft,
-                      double chance, double previous, int64_t echo_same, int64_t echo_other) {
-    return score(*scorer, {logits, probs, ids, hidden, known, width, token, place_in_draft, chance, previous,
-                           static_cast<double>(echo_same), static_cast<double>(echo_other)});
+// The score of a drafted token from the draft's hidden state, what its embedding adds (`known`, or null) and its scalars.
+double sprinter_score(const Scorer* scorer, const float* hidden, const float* known, const float* scalars) {
+    return score(*scorer, hidden, known, scalars);
 }
 
-// The scalar features alone, to [9]; for tests.
-void sprinter_describe(const float* logits, const int64_t* ids, int64_t width, int64_t token, int64_t place_in_draft,
-                       double chance, double previous, float* to) {
-    describe({logits, nullptr, ids, nullptr, nullptr, width, token, place_in_draft, chance, previous, 0.0, 0.0}, to);
-}
+// How many of x [width] are above `level`.
+int64_t sprinter_count_above(const float* x, int64_t width, float level) { return count_above(x, width, level); }
 }

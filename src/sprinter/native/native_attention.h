@@ -16,15 +16,34 @@
 
 namespace {
 
-// Scaled products of q with the keys at 0 .. length - 1, 8 at a time (the last is repeated); returns the largest.
-inline float score_all(const float* q, const float* keys, int64_t length, int64_t dim, float* scores) {
+// Keys and values of one head of one cache, and how many of them a row sees.
+struct Heads {
+    const float *keys, *values;  // [slot, dim]
+    int64_t length, dim;
+};
+
+// Slots in the order a row sees them: one after the other, or so up to where its branch begins.
+struct InLine {
+    int64_t operator()(int64_t i) const { return i; }
+};
+
+struct OnBranch {
+    int64_t line;
+    const int64_t* branch;
+    int64_t operator()(int64_t i) const { return i < line ? i : branch[i - line]; }
+};
+
+// Scaled products of q with the keys seen, 8 at a time (the last is repeated); returns the largest.
+template <class Slot>
+inline float score_all(const float* q, const Heads& seen, Slot slot, float* scores) {
+    const int64_t length = seen.length, dim = seen.dim;
     const __m256 factor = _mm256_set1_ps(1.0f / std::sqrt(static_cast<float>(dim)));
     __m256 largest = _mm256_set1_ps(-INFINITY);
     for (int64_t i = 0; i < length; i += kLanes) {
         const float* key[kLanes];
         __m256 dot[kLanes];
         for (int k = 0; k < kLanes; k++) {
-            key[k] = keys + std::min(i + k, length - 1) * dim;
+            key[k] = seen.keys + slot(std::min(i + k, length - 1)) * dim;
             dot[k] = _mm256_setzero_ps();
         }
         for (int64_t d = 0; d < dim; d += kLanes) {
@@ -56,26 +75,27 @@ inline float weigh_all(float* scores, float largest, int64_t length) {
     return total;
 }
 
-// 8 * `parts` entries of the weighted mean of values, which lie `dim` apart.
-template <int parts>
-inline void average(const float* weights, float total, const float* values, int64_t length, int64_t dim, float* y) {
+// 8 * `parts` entries, from `begin` on, of the weighted mean of the values seen.
+template <int parts, class Slot>
+inline void average(const float* weights, float total, const Heads& seen, Slot slot, int64_t begin, float* y) {
     __m256 sum[parts];
     for (int k = 0; k < parts; k++) sum[k] = _mm256_setzero_ps();
-    for (int64_t i = 0; i < length; i++) {
+    for (int64_t i = 0; i < seen.length; i++) {
         const __m256 weight = _mm256_set1_ps(weights[i]);
-        for (int k = 0; k < parts; k++)
-            sum[k] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(values + i * dim + k * kLanes), sum[k]);
+        const float* value = seen.values + slot(i) * seen.dim + begin;
+        for (int k = 0; k < parts; k++) sum[k] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(value + k * kLanes), sum[k]);
     }
-    for (int k = 0; k < parts; k++) _mm256_storeu_ps(y + k * kLanes, _mm256_div_ps(sum[k], _mm256_set1_ps(total)));
+    for (int k = 0; k < parts; k++)
+        _mm256_storeu_ps(y + begin + k * kLanes, _mm256_div_ps(sum[k], _mm256_set1_ps(total)));
 }
 
-// One query head of one row over positions 0 .. length - 1; overwrites y [dim] and scores [length, rounded up to 8].
-inline void attend(const float* q, const float* keys, const float* values, int64_t length, int64_t dim, float* scores,
-                   float* y) {
-    const float total = weigh_all(scores, score_all(q, keys, length, dim, scores), length);
+// One query head of one row; overwrites y [dim] and scores [length, rounded up to 8].
+template <class Slot>
+inline void attend(const float* q, const Heads& seen, Slot slot, float* scores, float* y) {
+    const float total = weigh_all(scores, score_all(q, seen, slot, scores), seen.length);
     int64_t d = 0;
-    for (; d + 8 * kLanes <= dim; d += 8 * kLanes) average<8>(scores, total, values + d, length, dim, y + d);
-    for (; d < dim; d += kLanes) average<1>(scores, total, values + d, length, dim, y + d);
+    for (; d + 8 * kLanes <= seen.dim; d += 8 * kLanes) average<8>(scores, total, seen, slot, d, y);
+    for (; d < seen.dim; d += kLanes) average<1>(scores, total, seen, slot, d, y);
 }
 
 }  // namespace

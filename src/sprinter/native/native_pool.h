@@ -3,6 +3,7 @@
 #pragma once
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace {
@@ -23,8 +25,11 @@ class Pool {
     void wake(int num_threads) {
         std::lock_guard<std::mutex> lock(sleep_);
         helpers_wanted_ = num_threads - 1;
-        for (; num_helpers_ < num_threads - 1; num_helpers_++)
-            std::thread([this, id = num_helpers_] { help(id); }).detach();
+        try {
+            for (; num_helpers_ < num_threads - 1; num_helpers_++)
+                std::thread([this, id = num_helpers_] { help(id); }).detach();
+        } catch (const std::system_error&) {  // the system gives no more threads: those there are do the work
+        }
         pass_++;
         awake_.notify_all();
     }
@@ -103,9 +108,13 @@ class Pool {
 };
 
 // Never destroyed: helpers may still sleep in it when the process ends.
-Pool& pool() {
-    static Pool* const only = new Pool;
-    return *only;
-}
+Pool* shared_pool = nullptr;
+
+void renew_pool() { shared_pool = new Pool; }
+
+// A forked process has none of its parent's threads, and what they held stays locked there: it needs a pool of its own.
+const int renewed_in_children = (renew_pool(), pthread_atfork(nullptr, nullptr, renew_pool));
+
+Pool& pool() { return *shared_pool; }
 
 }  // namespace

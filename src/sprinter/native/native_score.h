@@ -1,6 +1,4 @@
-// The verifier's score of one drafted token: its features from the draft's logits, its layers, its calibration.
-//
-// The features are defined in gates/features.py; a test compares.
+// The verifier's score of one drafted token: its layers and its calibration.
 
 #pragma once
 
@@ -14,8 +12,7 @@
 
 namespace {
 
-constexpr int kScalars = 9;
-constexpr double kLeastLog = -20.0;
+constexpr int kScalars = 9;  // features that are one number each
 
 // y = W x + b; rows and columns are multiples of 8, filled up with zeros.
 struct Dense {
@@ -28,17 +25,6 @@ struct Scorer {
     int64_t num_layers, hidden;
     const double *knots, *values;  // [num_knots] of the calibration
     int64_t num_knots;
-};
-
-struct Evidence {
-    const float* logits;   // [width] of the draft
-    const float* probs;    // [width] of the law the token was drawn from; null where `chance` is given
-    const int64_t* ids;    // [width], ascending tokens of the logits; null for 0 .. width - 1
-    const float* hidden;   // [hidden]
-    const float* known;    // the first layer's bias with what the token's embedding adds, [rows]; or null
-    int64_t width, token, place_in_draft;
-    double chance, previous;
-    double echo_same, echo_other;
 };
 
 void dense(const Dense& layer, const float* x, const float* bias, float* y) {
@@ -67,32 +53,6 @@ int64_t count_above(const float* x, int64_t width, float level) {
     return count;
 }
 
-// The scalar features in the order of gates/features.py.
-void describe(const Evidence& e, float* to) {
-    const int64_t place = e.ids ? std::lower_bound(e.ids, e.ids + e.width, e.token) - e.ids : e.token;
-    if (place < 0 || place >= e.width) {  // no such token: no score, and a verifier never vouches for that
-        std::fill(to, to + kScalars, NAN);
-        return;
-    }
-    const Peaks peaks = peaks_of(e.logits, e.width);
-    const Moments moments = moments_of(e.logits, e.width, peaks.first);
-    const float own = e.logits[place];
-    const int64_t rank = own == peaks.first ? 0 : count_above(e.logits, e.width, own);
-    const double chance = e.probs ? e.probs[place] : e.chance;
-    const double found[kScalars] = {
-        std::max(kLeastLog, std::log(std::max(chance, 1e-30))),
-        std::max(kLeastLog, static_cast<double>(own - peaks.first) - moments.log_total),
-        moments.entropy,
-        (1.0 - std::exp(static_cast<double>(peaks.second) - peaks.first)) / moments.total,
-        std::log1p(static_cast<double>(rank)),
-        std::log1p(static_cast<double>(e.place_in_draft)),
-        e.previous,
-        e.echo_same,
-        e.echo_other,
-    };
-    std::copy(found, found + kScalars, to);
-}
-
 double calibrated(const Scorer& s, double score) {
     if (s.num_knots == 0) return score;
     const int64_t above = std::upper_bound(s.knots, s.knots + s.num_knots, score) - s.knots;
@@ -102,17 +62,18 @@ double calibrated(const Scorer& s, double score) {
     return s.values[above - 1] + rise / run * (score - s.knots[above - 1]);
 }
 
-double score(const Scorer& s, const Evidence& e) {
+// `known` is the first layer's bias with what the token's embedding adds, or null.
+double score(const Scorer& s, const float* hidden, const float* known, const float* scalars) {
     int64_t widest = 0;
     for (int64_t i = 0; i < s.num_layers; i++) widest = std::max({widest, s.layers[i].rows, s.layers[i].columns});
     std::vector<float> space(2 * widest, 0.0f);
     float *x = space.data(), *y = x + widest;
-    std::copy(e.hidden, e.hidden + s.hidden, x);
-    describe(e, x + s.hidden);
+    std::copy(hidden, hidden + s.hidden, x);
+    std::copy(scalars, scalars + kScalars, x + s.hidden);
     for (int64_t i = 0; i < s.num_layers; i++) {
         const Dense& layer = s.layers[i];
         if (i) std::transform(x, x + layer.columns, x, [](float v) { return v < 0.0f ? 0.0f : v; });
-        dense(layer, x, i == 0 && e.known ? e.known : layer.bias, y);
+        dense(layer, x, i == 0 && known ? known : layer.bias, y);
         std::swap(x, y);
     }
     const double logit = x[0];

@@ -64,6 +64,24 @@ def mass_below(probs: FloatArray, logits: FloatArray, floor: float) -> float | N
     return float(compiled.sprinter_mass_below(address(probs), address(logits), len(probs), floor))
 
 
+def facts(logits: FloatArray) -> FloatArray | None:
+    """What is worth knowing of finite `logits` [width] or [rows, width], [4] or [rows, 4]; see `core.rows.Facts`."""
+    if not _is_plain_table(logits) or (compiled := operations()) is None:
+        return None
+    table = np.empty((*logits.shape[:-1], 4))
+    found = compiled.sprinter_facts(
+        address(logits), len(table) if table.ndim == 2 else 1, logits.shape[-1], address(table)
+    )
+    return table if found else None
+
+
+def count_above(row: FloatArray, level: float) -> int | None:
+    """How many entries of `row` [width] are above `level`."""
+    if not is_plain(row) or (compiled := operations()) is None:
+        return None
+    return int(compiled.sprinter_count_above(address(row), len(row), level))
+
+
 def softmax(logits: FloatArray, temperature: float) -> FloatArray | None:
     """softmax(logits / temperature), [width]; 0 for what is less likely than e^-87 times the likeliest."""
     if not is_plain(logits) or (compiled := operations()) is None:
@@ -88,6 +106,10 @@ def residual(probs: FloatArray, drafted: FloatArray, ids: IntArray | None) -> Fl
     at_ids = None if ids is None else address(ids)
     some = compiled.sprinter_residual(address(probs), len(probs), address(drafted), at_ids, len(drafted), address(left))
     return left if some else left[:0]
+
+
+def _is_plain_table(table: FloatArray) -> bool:
+    return table.dtype == _FLOAT32 and table.ndim <= 2 and table.flags.c_contiguous and table.size > 0
 
 
 def _is_plain_ids(ids: IntArray | None) -> bool:

@@ -28,6 +28,8 @@ class Audit:
     (Medusa's typical acceptance, arXiv:2401.10774).
     """
 
+    keeps_drafts = False
+
     def __init__(self, confidence: float = 0.95, exact: bool = False) -> None:
         """`exact`: the rule tests every drafted token, so the output law is the target's own and needs no estimate."""
         self.exact = exact

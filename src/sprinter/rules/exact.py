@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 from sprinter.core.chance import OWN
 from sprinter.core.law import acceptance, residual
+from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Needs
+from sprinter.core.settings import PartSettings
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
 
@@ -17,6 +20,12 @@ class ExactRule:
 
     needs = Needs(full_laws=True)
     exact = True
+    Settings = PartSettings
+
+    @classmethod
+    def build(cls, settings: PartSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls()
 
     def __init__(self, bonus: bool = True) -> None:
         """Without `bonus` a draft that stands whole is followed by another draft, not by a token of the target's."""

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 from sprinter.core.chance import OWN
+from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Needs
 from sprinter.core.sampling import Sampling
+from sprinter.core.settings import setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
 from sprinter.errors import ConfigError
-from sprinter.gates.fallback import is_doubted
+from sprinter.gates.fallback import FallbackSettings, is_doubted
 
 _PLAIN = Sampling()
+
+
+@dataclass(frozen=True)
+class RollbackSettings(FallbackSettings):
+    """How unlikely a token must be for the target to take it back."""
+
+    rollback: float | None = setting(None, "Method bild: roll back a token of fewer nats than this (default 3).")
 
 
 class RollbackRule:
@@ -25,6 +36,12 @@ class RollbackRule:
 
     needs = Needs(full_laws=True)
     exact = False
+    Settings = RollbackSettings
+
+    @classmethod
+    def build(cls, settings: RollbackSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls(settings.least_peak, 3.0 if settings.rollback is None else settings.rollback)
 
     def __init__(self, fallback: float, rollback: float) -> None:
         if not rollback > 0:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Needs
+from sprinter.core.settings import PartSettings
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
 from sprinter.rules.exact import first_rejection, own_token
@@ -18,6 +22,12 @@ class VouchedRule:
 
     needs = Needs(full_laws=True)
     exact = False
+    Settings = PartSettings
+
+    @classmethod
+    def build(cls, settings: PartSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls()
 
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """See `Rule.judge`."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from sprinter.core.chance import OWN
+from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
 from sprinter.core.rows import Needs
+from sprinter.core.settings import PartSettings
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
 
@@ -18,10 +22,17 @@ class WalkRule:
 
     needs = Needs(full_laws=True)
     exact = True
+    Settings = PartSettings
+
+    @classmethod
+    def build(cls, settings: PartSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls()
 
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """See `Rule.judge`."""
-        tree, path, node = text.tree, [], -1
+        tree, node = text.tree, -1
+        path: list[int] = []
         while True:
             token = text.chance.draw(reading.law(node + 1), text.round, node + 1, OWN)
             children = tree.children(node)

@@ -1,4 +1,4 @@
-"""The fast backend's cache, errors, drafts and formats, on tiny random Llamas."""
+"""The fast backend's caches, errors, drafts and formats, on tiny random Llamas."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sprinter.core.rows import Part
 from sprinter.errors import BackendError, ConfigError
 from sprinter.models.checkpoint import DraftInfo, open_checkpoint, write_draft
 from sprinter.models.fast.config import supports
 from sprinter.models.fast.model import FastModel
 from sprinter.native import library as native
+from tests.support.passes import filled, read
 
 VOCAB, HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 96, 64, 96, 2, 4, 2, 16
 CONFIG: dict[str, Any] = {
@@ -82,39 +84,59 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
-def test_cached_equals_uncached_after_rollbacks(folder: Path, tmp_path: Path, weights: str, kernels: str) -> None:
+def test_cached_equals_uncached_after_truncating(folder: Path, tmp_path: Path, weights: str, kernels: str) -> None:
     model = FastModel.load(folder, weights, cache=tmp_path)
     assert model.compiled == (kernels == "compiled" and weights.startswith("int"))
-    rng = np.random.default_rng(1)
-    sequence = list(TOKENS)
+    rng, cache, sequence = np.random.default_rng(1), model.open(), list(TOKENS)
+    read(model, sequence, 1, cache)
     for _ in range(12):
-        sequence = sequence[: int(rng.integers(1, len(sequence)))]
-        sequence += rng.integers(0, VOCAB, int(rng.integers(1, 12))).tolist()
-        num_last = int(rng.integers(1, len(sequence) + 1))
-        warm = model.forward(sequence, num_last).logits
-        cold = FastModel.load(folder, weights, cache=tmp_path).forward(sequence, num_last).logits
+        sequence = sequence[: int(rng.integers(0, len(sequence)))]
+        cache.truncate(len(sequence))
+        new = rng.integers(0, VOCAB, int(rng.integers(1, 12))).tolist()
+        sequence += new
+        wanted = int(rng.integers(1, len(new) + 1))
+        warm, cold = read(model, new, wanted, cache).logits, read(model, sequence, wanted).logits
+        assert cache.length == len(sequence)
         # In torch other block shapes sum in another order, and activations round at another place (bfloat16: 2^-8).
         # The compiled pass promises the very same bits.
         tolerance = 0.0 if model.compiled else 1e-5 if weights == "float32" else 0.04 * np.abs(cold).max()
         assert np.abs(warm - cold).max() <= tolerance
 
 
-def test_asking_again_for_cached_rows_gives_the_same_rows(folder: Path) -> None:
-    model = FastModel.load(folder, "float32")
-    first = model.forward(TOKENS, 5)
-    again = model.forward(TOKENS, 5)
-    assert np.allclose(first.logits, again.logits, atol=1e-5)
-    assert again.logits.shape == (5, VOCAB)
-    assert again.logits.dtype == np.float32
+@pytest.mark.parametrize("weights", ["float32", "int4"])
+def test_views_of_one_pass_survive_the_next(folder: Path, tmp_path: Path, weights: str) -> None:
+    model = FastModel.load(folder, weights, cache=tmp_path)
+    cache = model.open()
+    first = read(model, TOKENS, 2, cache)
+    assert first.hidden is not None
+    held = [part.copy() for part in (first.logits, first.hidden, first.facts.table)]
+    read(model, [1, 2], 2, cache)
+    assert all(np.array_equal(a, b) for a, b in zip(held, (first.logits, first.hidden, first.facts.table), strict=True))
+    assert (first.logits.dtype, first.logits.shape) == (np.float32, (2, VOCAB))
 
 
-def test_outputs_of_one_pass_survive_the_next(folder: Path) -> None:
-    model = FastModel.load(folder, "float32")
-    first = model.forward(TOKENS, 2)
-    logits, hidden = first.logits.copy(), first.hidden.copy()  # type: ignore[union-attr]
-    model.forward([*TOKENS, 1], 2)
-    assert np.array_equal(first.logits, logits)
-    assert np.array_equal(first.hidden, hidden)  # type: ignore[arg-type]
+@pytest.mark.parametrize("weights", ["float32", "int4"])
+def test_a_part_may_want_no_rows(folder: Path, tmp_path: Path, weights: str) -> None:
+    model = FastModel.load(folder, weights, cache=tmp_path)
+    caches = [model.open(), model.open()]
+    nothing, last = model.forward([Part(caches[0], TOKENS, 0), Part(caches[1], TOKENS, 1)])
+    assert [len(part) for part in (nothing.logits, nothing.facts.table)] == [0, 0]
+    assert last.logits.shape == (1, VOCAB)
+    assert [cache.length for cache in caches] == [len(TOKENS)] * 2
+    assert read(model, [1, 2], 0, caches[0]).logits.shape[0] == 0
+    assert model.forward([]) == []
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("weights", ["float32", "int4"])
+def test_facts_are_what_the_logits_say(folder: Path, tmp_path: Path, weights: str) -> None:
+    views = read(FastModel.load(folder, weights, cache=tmp_path), TOKENS, 5)
+    for row, logits in enumerate(views.logits.astype(float)):
+        law = np.exp(logits - np.logaddexp.reduce(logits))
+        assert views.facts.best(row) == logits.argmax()
+        assert views.facts.log_total(row) == pytest.approx(np.logaddexp.reduce(logits), abs=1e-5)
+        assert views.facts.entropy(row) == pytest.approx(-(law * np.log(law)).sum(), abs=1e-5)
+        assert views.facts.second(row) == np.sort(logits)[-2]
 
 
 @pytest.mark.usefixtures("kernels")
@@ -130,21 +152,51 @@ def test_info_counts_what_a_step_multiplies_with(folder: Path, tmp_path: Path) -
     assert FastModel.load(folder, "float32").info.bytes_per_step == 4 * expected
 
 
-def test_a_sequence_beyond_the_context_window_is_refused_and_the_model_stays_usable(folder: Path) -> None:
-    model = FastModel.load(folder, "float32")
-    with pytest.raises(ConfigError, match="reads at most 64"):
-        model.forward([1] * 65, 1)
-    assert model.forward([1] * 64, 1).logits.shape == (1, VOCAB)
-
-
-@pytest.mark.parametrize("token", [-1, VOCAB])
-def test_a_token_outside_the_vocabulary_is_refused(folder: Path, token: int) -> None:
-    with pytest.raises(BackendError, match=r"outside 0\.\.95"):
-        FastModel.load(folder, "float32").forward([1, token], 1)
+@pytest.mark.parametrize("weights", ["float32", "int4"])
+def test_rows_beyond_the_context_window_are_refused_and_the_model_stays_usable(
+    folder: Path, tmp_path: Path, weights: str
+) -> None:
+    model = FastModel.load(folder, weights, cache=tmp_path)
+    with pytest.raises(ConfigError, match=r"has 65 tokens.*reads at most 64"):
+        read(model, [1] * 65)
+    cache = filled(model, [1] * 60)
+    with pytest.raises(ConfigError, match=r"has 65 tokens.*reads at most 64"):
+        model.forward([Part(cache, [1] * 5, 1, [-1, 0, 1, 2, 3])])
+    # It is depth that counts: branches side by side may be more rows than there are positions left.
+    (views,) = model.forward([Part(cache, [1] * 9, 9, [-1, 0, 1, 2, -1, 4, 5, 6, -1])])
+    assert np.allclose(views.logits[7], read(model, [1] * 64).logits[0], atol=1e-5)
+    cache.keep([4, 5, 6, 7])
+    assert cache.length == 64
 
 
 @pytest.mark.parametrize("weights", ["float32", "int4"])
-def test_damaged_weights_are_reported_and_the_cache_does_not_keep_the_failed_pass(tmp_path: Path, weights: str) -> None:
+def test_a_part_that_cannot_be_run_is_refused_and_no_cache_changes(folder: Path, tmp_path: Path, weights: str) -> None:
+    model, other = (FastModel.load(folder, weights, cache=tmp_path) for _ in range(2))
+    good, bad = filled(model, TOKENS), filled(model, TOKENS[:3])
+    model.forward([Part(bad, [1, 2], 0, [-1, -1])])
+    refused: list[tuple[Part, type[Exception], str]] = [
+        (Part(bad, [1, VOCAB], 1, [0, 1]), BackendError, r"outside 0\.\.95"),
+        (Part(bad, [-1], 1, [0]), BackendError, r"outside 0\.\.95"),
+        (Part(bad, [1], 2, [0]), ConfigError, "2 rows of a part of 1"),
+        (Part(bad, [], 0, []), ConfigError, "0 rows of a part of 0"),
+        (Part(bad, [1, 2], 1, [0]), ConfigError, "2 tokens, but 1 parents"),
+        (Part(bad, [1, 2], 1, [0, 3]), ConfigError, "row 3 cannot hang behind row 3"),
+        (Part(bad, [1], 1, [-2]), ConfigError, "cannot hang"),
+        (Part(bad, [1], 1), ConfigError, "keep or truncate"),
+        (Part(good, [1], 1), ConfigError, "share a cache"),
+        (Part(other.open(), [1], 1), BackendError, "has not opened"),
+    ]
+    for part, error, words in refused:
+        with pytest.raises(error, match=words):
+            model.forward([Part(good, [5], 1), part])
+        assert (good.length, bad.length) == (len(TOKENS), 3)
+    # As if nothing had been tried.
+    (views,) = model.forward([Part(bad, [7], 1, [1])])
+    assert np.allclose(views.logits, read(model, [*TOKENS[:3], 2, 7]).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int4"])
+def test_damaged_weights_are_reported_and_no_cache_keeps_the_failed_pass(tmp_path: Path, weights: str) -> None:
     embed = random_tensors()["model.embed_tokens.weight"]
     embed[5] = torch.nan
     folder = write_model(
@@ -153,10 +205,31 @@ def test_damaged_weights_are_reported_and_the_cache_does_not_keep_the_failed_pas
         **{"model.embed_tokens.weight": embed, "lm_head.weight": random_tensors(2)["model.embed_tokens.weight"]},
     )
     model = FastModel.load(folder, weights, cache=tmp_path)
-    with pytest.raises(BackendError, match="NaN or infinite"):
-        model.forward([1, 2, 5], 1)
-    fresh = FastModel.load(folder, weights, cache=tmp_path)
-    assert np.allclose(model.forward([1, 2, 6], 1).logits, fresh.forward([1, 2, 6], 1).logits, atol=1e-5)
+    chain, tree = filled(model, [1]), filled(model, [1])
+    model.forward([Part(tree, [2], 1, [-1])])
+    for failing in ([5, 3], [6, 5]):
+        with pytest.raises(BackendError, match="NaN or infinite"):
+            model.forward([Part(chain, [2, failing[0]], 1), Part(tree, [3, failing[1]], 1, [0, 1])])
+    assert (chain.length, tree.length) == (1, 1)
+    expected = [read(model, tokens).logits for tokens in ([1, 2, 6], [1, 2, 7])]
+    found = model.forward([Part(chain, [2, 6], 1), Part(tree, [7], 1, [0])])
+    assert all(np.allclose(views.logits, logits, atol=1e-5) for views, logits in zip(found, expected, strict=True))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_cache_refuses_what_it_cannot_do(folder: Path, tmp_path: Path) -> None:
+    model = FastModel.load(folder, "int4", cache=tmp_path)
+    cache = filled(model, TOKENS)
+    model.forward([Part(cache, [1, 2, 3], 0, [-1, 0, 0])])
+    for path in ([1], [0, 0], [1, 2], [0, 1, 2], [-1], [3]):
+        with pytest.raises(ConfigError, match="no path"):
+            cache.keep(path)
+    with pytest.raises(ConfigError, match="3 loose rows"):
+        cache.fork()
+    with pytest.raises(ConfigError, match="-1 rows"):
+        cache.truncate(-1)
+    cache.truncate(100)  # drops what is loose
+    assert cache.length == cache.fork().length == len(TOKENS)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -202,7 +275,7 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
 @pytest.mark.usefixtures("kernels")
 def test_a_damaged_quantised_cache_is_made_again(folder: Path, tmp_path: Path, damage: str) -> None:
-    expected = FastModel.load(folder, "int4", cache=tmp_path).forward(TOKENS, 3).logits
+    expected = read(FastModel.load(folder, "int4", cache=tmp_path), TOKENS, 3).logits
     (stored,) = (tmp_path / "fast").glob("*.safetensors")
     whole = stored.read_bytes()
     if damage == "truncated":
@@ -211,7 +284,7 @@ def test_a_damaged_quantised_cache_is_made_again(folder: Path, tmp_path: Path, d
         stored.write_text("not a safetensors file")
     else:
         save_file({"norm": torch.zeros(1)}, str(stored), metadata={"fingerprint": "another"})
-    assert np.array_equal(FastModel.load(folder, "int4", cache=tmp_path).forward(TOKENS, 3).logits, expected)
+    assert np.array_equal(read(FastModel.load(folder, "int4", cache=tmp_path), TOKENS, 3).logits, expected)
     assert stored.stat().st_size == len(whole)
     assert [path.name for path in (tmp_path / "fast").iterdir()] == [stored.name]
 
@@ -219,7 +292,7 @@ def test_a_damaged_quantised_cache_is_made_again(folder: Path, tmp_path: Path, d
 def test_a_cache_folder_that_cannot_be_written_costs_only_time(folder: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert FastModel.load(folder, "int4", cache=blocked).forward(TOKENS, 1).logits.shape == (1, VOCAB)
+    assert read(FastModel.load(folder, "int4", cache=blocked), TOKENS).logits.shape == (1, VOCAB)
 
 
 def make_draft(folder: Path, target: Path, head_ids: list[int] | None) -> Path:
@@ -237,7 +310,7 @@ def test_a_draft_with_head_tokens_gives_those_rows_of_the_full_head(folder: Path
     assert full.head_tokens is None
     assert part.head_tokens is not None
     assert part.head_tokens.tolist() == ids
-    assert np.allclose(part.forward(TOKENS, 4).logits, full.forward(TOKENS, 4).logits[:, ids], atol=1e-5)
+    assert np.allclose(read(part, TOKENS, 4).logits, read(full, TOKENS, 4).logits[:, ids], atol=1e-5)
     assert part.info.vocab_size == VOCAB
 
 

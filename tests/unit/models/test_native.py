@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from sprinter.core.facts import facts_of
 from sprinter.errors import BackendError
 from sprinter.models.fast.model import FastModel
 from sprinter.models.fast.native_runner import matrix
 from sprinter.models.fast.quant import GROUP, dequantise_int4, quantise_int4, quantise_int8_groups
 from sprinter.models.fast.weights import native_parts
 from sprinter.native import library as native
-from sprinter.observers.audit import typical_floor
+from sprinter.native.rows import typical_floor
+from tests.support.passes import read
 from tests.unit.models.test_fast import CONFIG, TOKENS, VOCAB, random_tensors, write_model
 
 
@@ -125,23 +126,22 @@ def test_logits_do_not_depend_on_the_block_or_the_number_of_threads(tmp_path: Pa
         }
     folder = write_model(tmp_path / "model", {**CONFIG, "max_position_embeddings": 600}, **extra)
     tokens = np.random.default_rng(0).integers(0, VOCAB, 590).tolist()  # two chunks, and the cache grows
-    whole = FastModel.load(folder, weights, cache=tmp_path).forward(tokens, 400)
-    parts = FastModel.load(folder, weights, cache=tmp_path)
-    rng, at, rows, hidden = np.random.default_rng(1), 190, [], []
-    parts.forward(tokens[:at], 1)
+    model = FastModel.load(folder, weights, cache=tmp_path)
+    whole = read(model, tokens, 400)
+    rng, at, found, cache = np.random.default_rng(1), 190, [], model.open()
+    read(model, tokens[:at], 1, cache)
     before = torch.get_num_threads()
     try:
         while at < len(tokens):
             torch.set_num_threads(int(rng.integers(1, 4)))
-            step = min(int(rng.integers(1, 20)), len(tokens) - at)
-            out = parts.forward(tokens[: at + step], step)
-            rows.append(out.logits)
-            hidden.append(out.hidden)
-            at += step
+            new = tokens[at : at + int(rng.integers(1, 20))]
+            found.append(read(model, new, len(new), cache))
+            at += len(new)
     finally:
         torch.set_num_threads(before)
-    assert np.array_equal(np.concatenate(rows), whole.logits)
-    assert np.array_equal(np.concatenate(hidden), whole.hidden)
+    for name in ("logits", "hidden"):
+        assert same_bits(np.concatenate([getattr(views, name) for views in found]), getattr(whole, name))
+    assert same_bits(np.concatenate([views.facts.table for views in found]), whole.facts.table)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -152,8 +152,8 @@ def test_weights_stored_on_its_grid_lose_nothing_but_activation_bits(tmp_path: P
         for name, tensor in random_tensors().items()
     }
     folder = write_model(tmp_path / "model", **on_grid)
-    fast = FastModel.load(folder, weights, cache=tmp_path).forward(TOKENS, len(TOKENS)).logits
-    exact = FastModel.load(folder, "float32").forward(TOKENS, len(TOKENS)).logits
+    fast = read(FastModel.load(folder, weights, cache=tmp_path), TOKENS, len(TOKENS)).logits
+    exact = read(FastModel.load(folder, "float32"), TOKENS, len(TOKENS)).logits
     # Eight bits per activation err by 0.3% of a group's largest; random layers add a few such errors up.
     assert np.sqrt(np.square(fast - exact).mean()) < 0.03 * exact.std()
 
@@ -212,7 +212,8 @@ def test_both_levels_compute_the_same_forward_pass(tmp_path: Path, weights: str)
         native.library().sprinter_use_level(level)
         model = FastModel.load(folder, weights, cache=tmp_path)
         ends = [20, 21, 23, 31, 40, 60]
-        outputs = [model.forward(tokens[:end], end - start) for start, end in zip([0, *ends], ends, strict=False)]
+        cache, spans = model.open(), list(zip([0, *ends], ends, strict=False))
+        outputs = [read(model, tokens[start:end], end - start, cache) for start, end in spans]
         found.append([np.concatenate([getattr(o, part) for o in outputs]) for part in ("logits", "hidden")])
     assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
@@ -222,7 +223,7 @@ def test_a_bfloat16_embedding_gives_what_its_float32_copy_gives(tmp_path: Path) 
     halves = {name: tensor.bfloat16() for name, tensor in random_tensors().items()}
     stored = write_model(tmp_path / "halves", **halves)
     copied = write_model(tmp_path / "copied", **{name: tensor.float() for name, tensor in halves.items()})
-    found = [FastModel.load(f, "int4", cache=tmp_path).forward(TOKENS, 3).logits for f in (stored, copied)]
+    found = [read(FastModel.load(f, "int4", cache=tmp_path), TOKENS, 3).logits for f in (stored, copied)]
     assert same_bits(*found)
 
 
@@ -236,37 +237,33 @@ def test_facts_about_logits_are_what_the_logits_say(tmp_path: Path, vocab: int, 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        out = FastModel.load(folder, "int4", cache=tmp_path).forward([i % 90 for i in range(300)], 280)  # two chunks
+        out = read(FastModel.load(folder, "int4", cache=tmp_path), [i % 90 for i in range(300)], 280)  # two chunks
     finally:
         torch.set_num_threads(before)
-    assert out.facts is not None
     for row, logits in enumerate(out.logits):
         assert out.facts.best(row) == logits.argmax()
         assert out.facts.log_total(row) == pytest.approx(float(np.logaddexp.reduce(logits.astype(float))), abs=1e-5)
-        floor = out.facts.log_total(row) + min(np.log(0.09), np.log(0.3) - out.facts.entropy(row))
-        assert floor == typical_floor(logits)  # to the last bit: a token must not be atypical by who looked
+        assert out.facts.second(row) == np.partition(logits, -2)[-2]
+        log_epsilon, log_delta = np.log(0.09), np.log(0.3)
+        floor = out.facts.log_total(row) + min(log_epsilon, log_delta - out.facts.entropy(row))
+        # To the last bit: a token must not be atypical by who looked.
+        assert floor == typical_floor(logits, log_epsilon, log_delta)
+        assert same_bits(facts_of(logits), out.facts.table[row])
 
 
 @pytest.mark.usefixtures("compiled")
 def test_the_first_of_equal_logits_is_the_best(tmp_path: Path) -> None:
     table = torch.randn(9001, 64, generator=torch.Generator().manual_seed(1)) * 0.2
     config = {**CONFIG, "vocab_size": 9001}
-    likeliest = (
-        FastModel.load(
-            write_model(tmp_path / "one", config, **{"model.embed_tokens.weight": table}), "int4", cache=tmp_path
-        )
-        .forward([1, 2, 3], 1)
-        .facts
-    )
-    assert likeliest is not None
-    twin = (likeliest.best(0) + 4100) % 9001
+    folder = write_model(tmp_path / "one", config, **{"model.embed_tokens.weight": table})
+    likeliest = read(FastModel.load(folder, "int4", cache=tmp_path), [1, 2, 3]).facts.best(0)
+    twin = (likeliest + 4100) % 9001
     assert twin > 3
-    table[twin] = table[likeliest.best(0)]
+    table[twin] = table[likeliest]
     folder = write_model(tmp_path / "two", config, **{"model.embed_tokens.weight": table})
-    out = FastModel.load(folder, "int4", cache=tmp_path).forward([1, 2, 3], 1)
-    assert out.facts is not None
-    assert out.logits[0, twin] == out.logits[0, likeliest.best(0)] == out.logits[0].max()
-    assert out.facts.best(0) == min(twin, likeliest.best(0))
+    out = read(FastModel.load(folder, "int4", cache=tmp_path), [1, 2, 3])
+    assert out.logits[0, twin] == out.logits[0, likeliest] == out.logits[0].max() == out.facts.second(0)
+    assert out.facts.best(0) == min(twin, likeliest)
 
 
 @pytest.mark.usefixtures("compiled")
@@ -278,59 +275,9 @@ def test_numbers_that_are_none_are_reported(tmp_path: Path, rows: int) -> None:
     model = FastModel.load(folder, "int4", cache=tmp_path)
     assert model.compiled
     with pytest.raises(BackendError, match="NaN"):
-        model.forward([1] * 300, rows)
+        read(model, [1] * 300, rows)
 
 
 @pytest.mark.usefixtures("compiled")
 def test_a_level_that_is_none_changes_nothing() -> None:
     assert not native.library().sprinter_use_level(7)
-
-
-@pytest.mark.usefixtures("compiled")
-def test_a_compiler_without_the_newer_instructions_builds_for_avx2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = subprocess.run
-
-    def old_compiler(command: list[str], **options: object) -> object:
-        if "-DSPRINTER_AVX2_ONLY" not in command:
-            raise subprocess.CalledProcessError(1, command)
-        return run(command, **options)
-
-    x, weight = torch.randn(9, 64), torch.randn(40, 64)
-    best = multiply(weight, x, "int4")
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
-    monkeypatch.setattr(native.subprocess, "run", old_compiler)
-    assert native.library() is not None
-    assert not native.library().sprinter_use_level(VNNI)
-    assert torch.equal(multiply(weight, x, "int4"), best)
-
-
-def test_without_a_compiler_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    model = FastModel.load(write_model(tmp_path / "model"), "int4", cache=tmp_path)
-    assert not model.compiled
-    assert model.forward(TOKENS, 1).logits.shape == (1, VOCAB)
-
-
-def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise subprocess.CalledProcessError(1, "c++")
-
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(native.subprocess, "run", fail)
-    assert native.library() is None
-    assert list((tmp_path / "empty" / "native").glob("*")) == []
-
-
-def test_a_damaged_library_file_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPRINTER_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_built", write_garbage)
-    assert native.library() is None
-
-
-def write_garbage(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "x.so").write_bytes(b"\x7fELF damaged")
-    return folder / "x.so"

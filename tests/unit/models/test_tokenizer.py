@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sprinter.errors import BackendError, ConfigError
-from sprinter.models.tokenizer import Tokenizer, load_tokenizer
+from sprinter.models.tokenizer import Tokenizer, load_tokenizer, require_same
 from tests.support.tiny import edit_json, save_tokenizer
 
 
@@ -126,3 +126,86 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path) -> 
     with pytest.raises(BackendError, match="no usable tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_truncation_and_padding_stored_in_the_file_do_not_touch_a_prompt(folder: Path) -> None:
+    text = "the land and the sea and the sky"
+    wanted = load_tokenizer(folder).encode(text)
+    assert len(wanted) > 6
+    stored = load_tokenizer(folder).fast
+    stored.enable_truncation(6)
+    stored.enable_padding(length=64)
+    stored.save(str(folder / "tokenizer.json"))
+    assert load_tokenizer(folder).encode(text) == wanted
+
+
+def test_end_ids_are_found_without_a_tokenizer_json_and_in_the_map_of_special_tokens(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", lambda c: (c.pop("eos_token"), c.pop("added_tokens_decoder", None)))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "</s>", "lstrip": False}}))
+    assert load_tokenizer(folder).eos_ids == {1}
+    (folder / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": 5}}))
+    assert load_tokenizer(folder).eos_ids == {1, 5}
+
+
+BOMBS: list[tuple[str, object]] = [
+    (
+        "normalizer",
+        {
+            "type": "Sequence",
+            "normalizers": [REPLACE := {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}] * 9,
+        },
+    ),
+    ("normalizer", {"type": "Prepend", "prepend": "a" * (1 << 20)}),
+    ("decoder", {"type": "Sequence", "decoders": [REPLACE] * 9}),
+    ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}),
+    ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(?:(a|a)*)*b"}, "behavior": "Isolated", "invert": False}),
+    ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "x" * 20000}, "behavior": "Isolated", "invert": False}),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 5000}),
+    ("added_tokens", [{"id": (1 << 32) - 1, "content": "x", "special": True}]),
+    ("added_tokens", [{"id": -1, "content": "x", "special": True}]),
+    ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}),
+    ("model", {"type": "Unigram", "vocab": []}),
+    ("model", [1]),
+]
+
+
+@pytest.mark.parametrize(("part", "content"), BOMBS, ids=[f"{p} {n}" for n, (p, _) in enumerate(BOMBS)])
+def test_a_tokenizer_that_would_hang_or_swell_is_refused_in_one_line(folder: Path, part: str, content: object) -> None:
+    edit_json(folder / "tokenizer.json", lambda c: c.update({part: content}))
+    with pytest.raises(BackendError, match=r"tokenizer\.json is damaged") as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    ],
+)
+def test_the_patterns_of_known_tokenizers_are_read(folder: Path, pattern: str) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    change = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}}
+    edit_json(folder / "tokenizer.json", lambda c: c.update(change))
+    assert load_tokenizer(folder).encode("the land")
+
+
+def test_pre_tokenizers_written_differently_that_cut_alike_are_the_same(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    save_tokenizer(other)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    edit_json(
+        other / "tokenizer.json", lambda c: c.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [level]})
+    )
+    require_same(load_tokenizer(other), load_tokenizer(folder))
+    digits = {"type": "Digits", "individual_digits": True}
+    split = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": False}
+    for part in (digits, split):
+        change = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [part, level]}}
+        edit_json(other / "tokenizer.json", lambda c, change=change: c.update(change))
+    with pytest.raises(ConfigError, match="would cut a text apart"):
+        require_same(load_tokenizer(other), load_tokenizer(folder))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sprinter.observers import audit
 
 from sprinter.core.records import Draft, Law, Proposal
 from sprinter.core.sampling import Dice, Sampling, residual
@@ -17,6 +16,7 @@ from sprinter.gates.features import SCALARS, scalars
 from sprinter.gates.verifier import Verifier, VerifierRecord
 from sprinter.native import rows
 from sprinter.native.library import library
+from sprinter.observers import audit
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C++ compiler or no AVX2 here")
 

@@ -1,26 +1,19 @@
-"""A lean runner for Llama-family checkpoints: fused projections, preallocated cache, quantised weights on the CPU."""
+"""A lean runner for Llama-family checkpoints: fused projections, preallocated caches, quantised weights on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from sprinter.cache import cache_dir
-from sprinter.core.records import FloatArray, IntArray, RowFacts
-from sprinter.errors import BackendError
-from sprinter.models.base import (
-    Capabilities,
-    ModelInfo,
-    ModelOutput,
-    check_request,
-    common_prefix,
-    not_finite,
-)
+from sprinter.core.rows import EVERYTHING, Cache, FloatArray, IntArray, ModelInfo, Part, Views
+from sprinter.errors import BackendError, ConfigError
+from sprinter.models.base import not_finite
 from sprinter.models.checkpoint import (
     HEAD_TOKENS,
     Checkpoint,
@@ -28,42 +21,55 @@ from sprinter.models.checkpoint import (
     open_checkpoint,
     require_target,
 )
+from sprinter.models.fast.cache import FastCache
 from sprinter.models.fast.config import Architecture, architecture
-from sprinter.models.fast.cuda import CudaRunner
 from sprinter.models.fast.native_runner import NativeRunner, fits
+from sprinter.models.fast.shapes import EMBED, require_parts
 from sprinter.models.fast.torch_runner import TorchRunner
-from sprinter.models.fast.weights import NATIVE, cached, check_format, native_parts, prepare, quantised_parts
+from sprinter.models.fast.weights import (
+    NATIVE,
+    cached,
+    check_format,
+    check_widths,
+    native_parts,
+    open_head,
+    prepare,
+    quantised_parts,
+)
 from sprinter.native.library import library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_EMBED = "model.embed_tokens.weight"
-
 
 class Runner(Protocol):
-    """Runs tokens at given positions against a cache of its own."""
+    """Runs rows against the caches it opens."""
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray, RowFacts | None]:
-        """(logits [num_last, width], hidden [num_last, hidden]) float32 after `ids` at positions `start`, start+1, ...
+    def open(self) -> FastCache:
+        """A new, empty cache."""
 
-        Third come facts about the logits, where finding them costs the runner little.
-        Positions before `start` must have been run before; `ids` holds at least `num_last` tokens. Raises
-        FloatingPointError when a row of logits holds NaN or +inf.
+    def run(self, parts: Sequence[Part], caches: Sequence[Any]) -> list[Views]:
+        """The views of each part, whose cache is the one beside it; float32.
+
+        The parts have been checked. The new rows' keys and values lie in the caches afterwards, but do not count yet.
+        Raises FloatingPointError when a row of logits holds NaN or +inf.
         """
 
 
 class FastModel:
-    """A Llama, Mistral, Qwen2 or Qwen3 model behind the `LanguageModel` protocol; see `load`."""
+    """A Llama, Mistral, Qwen2 or Qwen3 model behind the protocol of `core.rows`; see `load`."""
 
-    def __init__(self, info: ModelInfo, runner: Runner, embed: Tensor, head_ids: Tensor | None = None) -> None:
+    gives = EVERYTHING
+
+    def __init__(
+        self, info: ModelInfo, arch: Architecture, runner: Runner, embed: Tensor, head_ids: Tensor | None = None
+    ) -> None:
         self.info = info
-        self.capabilities = Capabilities(full_probs=True, hidden=True, embedding=True)
+        self._arch = arch
         self._runner = runner
         self._embed = embed  # [vocab, hidden]
         self._table: FloatArray | None = embed.numpy() if embed.dtype == torch.float32 else None
         self._head_tokens: IntArray | None = None if head_ids is None else head_ids.numpy()  # [width], ascending
-        self._cached: list[int] = []  # tokens whose keys and values the runner holds
 
     @classmethod
     def load(
@@ -87,30 +93,32 @@ class FastModel:
         place = cache or cache_dir()
         compiled = library() if weights in ("int4", "int8") and fits(arch) else None
 
+        head = open_head(source, arch, str(source.checkpoint.path), head_ids)  # [width, hidden]
+        check_widths(arch, weights)
+        width = len(head)
+
         def make() -> dict[str, Tensor]:
-            head = source.read(_EMBED if arch.tied else "lm_head.weight")
-            rows = head if head_ids is None else head[head_ids]  # [width, hidden]
-            return prepare(source, arch, rows, weights, native_parts if compiled else quantised_parts)
+            return prepare(source, arch, head, weights, native_parts if compiled else quantised_parts)
+
+        def sound(found: Mapping[str, Tensor]) -> bool:
+            return compiled is None or require_parts(found, arch, width)
 
         with torch.inference_mode():
             # torch's int4 layout depends on the processor, and the folder may be shared between machines.
             kind = f"{weights}-{NATIVE if compiled else torch.backends.cpu.get_cpu_capability().lower()}"
             quantised = weights in ("int4", "int8")
-            tensors = cached(place / "fast", source.checkpoint.fingerprint, kind, make) if quantised else make()
-            embed = source.read(_EMBED)
-            width = arch.vocab_size if head_ids is None else len(head_ids)
+            tensors = cached(place / "fast", source.checkpoint.fingerprint, kind, make, sound) if quantised else make()
+            embed = source.read(EMBED)
             runner: Runner
             if compiled is not None:
                 runner = NativeRunner(compiled, arch, tensors, embed, width)
-            elif device == "cpu":
-                runner = TorchRunner(arch, tensors, embed)
             else:
-                runner = CudaRunner(arch, tensors, embed, device)
+                runner = TorchRunner(arch, tensors, embed, device)
         info = _describe(source, arch, tensors, weights, device, width)
         if compiled is not None:
             # The compiled pass rounds activations to 8 bits: another arithmetic, so a certificate must tell them apart.
             info = replace(info, backend="fast-compiled")
-        return cls(info, runner, embed, head_ids)
+        return cls(info, arch, runner, embed, head_ids)
 
     @property
     def compiled(self) -> bool:
@@ -122,54 +130,55 @@ class FastModel:
         """Ascending token ids the head covers, [width]; None when it covers the whole vocabulary."""
         return self._head_tokens
 
-    def forward(self, tokens: Sequence[int], num_last: int) -> ModelOutput:
-        """See `LanguageModel.forward`."""
-        tokens = tokens if isinstance(tokens, list) else list(tokens)
-        start = self._reuse(tokens, num_last)
-        new = tokens[start:]
+    def open(self) -> Cache:
+        """A new, empty cache."""
+        return self._runner.open()
+
+    def forward(self, parts: Sequence[Part]) -> list[Views]:
+        """See `core.rows.Model.forward`."""
+        if not parts:
+            return []
+        caches = [self._checked(part) for part in parts]
+        if len(caches) > 1 and len({id(cache) for cache in caches}) < len(caches):
+            raise ConfigError("two parts of one pass share a cache: put one text's rows into one part")
         try:
-            logits, hidden, facts = self._runner.run(new, start, num_last)
+            views = self._runner.run(parts, caches)
         except FloatingPointError:
             raise not_finite(self.info.name) from None
-        # Only now: had the pass failed, the cache must not claim its positions.
-        self._cached += new
-        return ModelOutput(logits, hidden, len(new), facts)
+        # Only now: had the pass failed, no cache must claim its rows.
+        for part, cache in zip(parts, caches, strict=True):
+            if part.parents is None:
+                cache.length += len(part.tokens)
+            else:
+                cache.depths += cache.hang(part.parents)
+                cache.parents += part.parents
+        return views
 
-    def _reuse(self, tokens: list[int], num_last: int) -> int:
-        """How many of `tokens` the cache keeps when the last `num_last` are asked for; it drops all behind them."""
-        check_request(self.info, tokens, num_last)
-        # Rows asked for are computed even where their keys are cached: the cache holds no logits.
-        start = min(common_prefix(self._cached, tokens), len(tokens) - num_last)
-        new = tokens[start:]
-        if min(new) < 0 or max(new) >= self.info.vocab_size:
-            last = self.info.vocab_size - 1
-            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {self.info.name}")
-        del self._cached[start:]
-        return start
-
-    @property
-    def stepper(self) -> TorchRunner | None:
-        """What runs steps of static shapes (`TorchRunner.step_at`); None where the compiled pass computes."""
-        return self._runner if isinstance(self._runner, TorchRunner) else None
-
-    def catch_up(self, tokens: list[int]) -> int:
-        """Bring all but the last of `tokens` into the cache, for steps from the last on; returns how many it computed.
-
-        Nothing is read back, so non-finite numbers show in the steps that follow. Raises as `forward` does, and
-        BackendError where there are no static steps.
-        """
-        if self.stepper is None:
-            raise BackendError(f"the compiled pass of {self.info.name} has no steps of static shapes")
-        start = self._reuse(tokens, 1)
-        new = tokens[start:-1]
-        if new:
-            self.stepper.advance(new, start)
-            self._cached += new
-        return len(new)
-
-    def stepped(self, tokens: list[int]) -> None:
-        """Take note that steps have brought the keys and values of all `tokens` into the cache."""
-        self._cached = list(tokens)
+    def _checked(self, part: Part) -> FastCache:
+        """The cache of a part that can be run; ConfigError or BackendError for one that cannot."""
+        cache, tokens, info = part.cache, part.tokens, self.info
+        num_rows = len(tokens)
+        if not isinstance(cache, FastCache) or cache.arch is not self._arch:
+            raise BackendError(f"{info.name} was given a cache it has not opened")
+        if num_rows == 0 or not 0 <= part.wanted <= num_rows:
+            raise ConfigError(f"asked {info.name} for {part.wanted} rows of a part of {num_rows} tokens")
+        if part.parents is None:
+            if cache.parents:
+                raise ConfigError(f"a chain cannot follow {len(cache.parents)} loose rows: keep or truncate first")
+            end = cache.length + num_rows
+        elif len(part.parents) != num_rows:
+            raise ConfigError(f"a part has {num_rows} tokens, but {len(part.parents)} parents")
+        else:
+            end = cache.length + max(cache.hang(part.parents))
+        if end > info.context_length:
+            raise ConfigError(
+                f"the sequence has {end} tokens, but {info.name} reads at most {info.context_length}: "
+                "shorten the prompt or lower --max-new-tokens"
+            )
+        if min(tokens) < 0 or max(tokens) >= info.vocab_size:
+            last = info.vocab_size - 1
+            raise BackendError(f"a token id is outside 0..{last}, the vocabulary of {info.name}")
+        return cache
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden] float32."""

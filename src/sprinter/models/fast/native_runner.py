@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprinter.core.records import FloatArray, RowFacts
+from sprinter.core.rows import Facts, Part, Views
+from sprinter.models.fast.cache import FastCache, Rotary, shared_out
 from sprinter.models.fast.config import Architecture
-from sprinter.models.fast.torch_runner import SequenceCache
 from sprinter.models.fast.weights import HEAD, NATIVE
+from sprinter.native.rows import address
 
-_FACTS: Final = 3  # numbers a row, as native_facts.h declares them
-_CHUNK: Final = 256  # rows per pass; bounds the scratch memory of a long prompt
+_FACTS: Final = 4  # numbers a row, as native_facts.h declares them
 _MAX_HEAD_DIM: Final = 512
 _LINE: Final = 64  # bytes of a cache line and of a wide register
 
@@ -54,11 +54,43 @@ class _Model(ctypes.Structure):
     )
 
 
-class _Cache(ctypes.Structure):
+class _Part(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "rotary")),
-        ("capacity", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "tokens", "parents")),
+        *((name, ctypes.c_int64) for name in ("capacity", "length", "loose", "rows", "wanted")),
     )
+
+
+class NativeCache(FastCache):
+    """A cache with the struct that tells the compiled pass of it; one pass at a time may use it."""
+
+    def __init__(self, arch: Architecture, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(arch, device, dtype)
+        self._part = _Part()
+        self.at_part = ctypes.addressof(self._part)
+        self.alone = array("q", [self.at_part])  # the list of parts of a pass that is this one's alone
+
+    def reserve(self, num_rows: int) -> None:
+        """See `FastCache.reserve`."""
+        held = self.capacity
+        super().reserve(num_rows)
+        if self.capacity != held:
+            keys, values = self.kv
+            self._part.keys, self._part.values = keys.data_ptr(), values.data_ptr()
+            self._part.capacity = self.capacity
+
+    def describe(self, part: Part) -> list[array[int]]:
+        """Fill the struct with a part of this cache; it points into the arrays returned."""
+        told, tokens = self._part, array("q", part.tokens)
+        told.tokens, told.rows = tokens.buffer_info()
+        told.length, told.loose, told.wanted = self.length, len(self.parents), part.wanted
+        if part.parents is None:
+            told.parents = None
+            return [tokens]
+        parents = array("q", self.parents)
+        parents.extend(part.parents)
+        told.parents = parents.buffer_info()[0]
+        return [tokens, parents]
 
 
 def fits(arch: Architecture) -> bool:
@@ -95,7 +127,7 @@ def _resident(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class NativeRunner:
-    """Runs tokens through the compiled forward pass; the same duties as `TorchRunner`."""
+    """Runs rows through the compiled forward pass; the same duties as `TorchRunner`."""
 
     def __init__(
         self, loaded: Any, arch: Architecture, tensors: Mapping[str, Tensor], embed: Tensor, width: int
@@ -122,8 +154,7 @@ class NativeRunner:
             arch.norm_eps,
         )
         self._model_view = ctypes.byref(self._model)
-        self._cache = SequenceCache(arch, torch.device("cpu"))
-        self._cache_view = self._view()
+        self._rotary = Rotary(arch, torch.device("cpu"))
 
     def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
         return matrix(self._tensors, name, rows, columns)
@@ -139,40 +170,36 @@ class NativeRunner:
             *(_address(self._tensors.get(f"{i}.{n}")) for n in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
         )
 
-    def _view(self) -> Any:
-        keys, values = self._cache.kv
-        return ctypes.byref(_Cache(_address(keys), _address(values), _address(self._cache.rotary), keys.shape[2]))
+    def open(self) -> NativeCache:
+        """A new, empty cache."""
+        return NativeCache(self._arch, torch.device("cpu"))
 
-    def run(self, ids: Sequence[int], start: int, num_last: int) -> tuple[FloatArray, FloatArray, RowFacts]:
+    def run(self, parts: Sequence[Part], caches: Sequence[NativeCache]) -> list[Views]:
         """See `Runner.run`."""
         # Little Python and no torch: a pass streams its weights through the caches, so all code after it starts cold.
-        num_rows, width, hidden = len(ids), self._width, self._arch.hidden_size
-        if self._cache.reserve(start + num_rows):
-            self._cache_view = self._view()
-        wanted_ids = array("q", ids)
-        out = np.empty(num_last * (width + hidden), np.float32)
-        facts = np.empty((num_last, _FACTS))
-        at_facts = facts.ctypes.data
-        at_ids, at_logits = wanted_ids.buffer_info()[0], out.ctypes.data
-        at_hidden = at_logits + 4 * num_last * width
-        threads, first_wanted, finite = torch.get_num_threads(), num_rows - num_last, True
-        for begin in range(0, num_rows, _CHUNK):
-            rows = min(_CHUNK, num_rows - begin)
-            wanted = min(rows, max(0, begin + rows - first_wanted))
-            done = max(0, begin - first_wanted)  # rows of the outputs that earlier chunks filled
-            finite &= self._forward(
-                self._model_view,
-                self._cache_view,
-                at_ids + 8 * begin,
-                rows,
-                start + begin,
-                wanted,
-                at_hidden + 4 * done * hidden,
-                at_logits + 4 * done * width,
-                at_facts + 8 * _FACTS * done,
-                threads,
-            )
+        longest = wanted = 0
+        told = []  # what the structs point into
+        for part, cache in zip(parts, caches, strict=True):
+            cache.reserve(len(part.tokens))
+            told.append(cache.describe(part))
+            longest, wanted = max(longest, cache.capacity), wanted + part.wanted
+        listed = caches[0].alone if len(caches) == 1 else array("q", [cache.at_part for cache in caches])
+        rotary = self._rotary.upto(longest)
+        logits = np.empty((wanted, self._width), np.float32)
+        hidden = np.empty((wanted, self._arch.hidden_size), np.float32)
+        facts = np.empty((wanted, _FACTS))
+        finite = self._forward(
+            self._model_view,
+            rotary.data_ptr(),
+            listed.buffer_info()[0],
+            len(parts),
+            address(hidden),
+            address(logits),
+            address(facts),
+            torch.get_num_threads(),
+        )
         if not finite:
             raise FloatingPointError
-        logits = out[: num_last * width].reshape(num_last, width)
-        return logits, out[num_last * width :].reshape(num_last, hidden), RowFacts(facts)
+        if len(parts) == 1:
+            return [Views(logits, hidden, Facts(facts))]
+        return shared_out(parts, logits, hidden, facts)

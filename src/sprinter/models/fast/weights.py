@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from sprinter.errors import BackendError, ConfigError
 from sprinter.models.fast.config import Architecture, interleave_rows
 from sprinter.models.fast.quant import (
+    GROUP,
     DenseLinear,
     Int4Linear,
     Int8Linear,
@@ -28,9 +29,11 @@ from sprinter.models.fast.quant import (
     quantise_int8,
     quantise_int8_groups,
 )
+from sprinter.models.fast.shapes import expected, head_name, require_shapes
+from sprinter.writing import clear_old, whole
 
 FORMATS: Final = ("int4", "int8", "bfloat16", "float32")
-_VERSION: Final = "2"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
+_VERSION: Final = "3"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
 HEAD: Final = "head"
 NATIVE: Final = "native"  # marks the tensors the compiled forward pass reads
 Read = Callable[[str], Tensor]
@@ -131,13 +134,41 @@ def linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
 Parts = Callable[[str, Tensor, str], dict[str, Tensor]]
 
 
+def open_head(source: Source, arch: Architecture, name: str, head_ids: Tensor | None) -> Tensor:
+    """The output head of model `name`, [width, hidden], its rows `head_ids` where given.
+
+    Every tensor has been compared with the config before: BackendError naming the first that does not fit.
+    """
+    require_shapes(arch, source.names, source.read, name)
+    if head_ids is not None and int(head_ids[-1]) >= arch.vocab_size:
+        raise BackendError(f"{name} has head tokens beyond its {arch.vocab_size} ids: copy it again")
+    head = source.read(head_name(arch, source.names))
+    return head if head_ids is None else head[head_ids]
+
+
+def check_widths(arch: Architecture, weights: str) -> None:
+    """ConfigError if a matrix of this shape does not divide into the groups of a quantised format."""
+    widths = {
+        "hidden_size": arch.hidden_size,
+        "intermediate_size": arch.intermediate_size,
+        "the heads' width": arch.num_heads * arch.head_dim,
+    }
+    odd = next((name for name, width in widths.items() if width % GROUP), None)
+    if weights in ("int4", "int8") and odd is not None:
+        raise ConfigError(
+            f"{weights} needs rows of a multiple of {GROUP}, {odd} is {widths[odd]}: use --weights float32"
+        )
+
+
 def prepare(source: Source, arch: Architecture, head: Tensor, weights: str, parts: Parts) -> dict[str, Tensor]:
     """All tensors of a runner in format `weights`, except the embedding.
 
     `head` is [width, hidden]; `parts` is `quantised_parts` or `native_parts`.
     """
-    tensors = norm_vectors(source.read, source.names, arch)
-    for name, weight, bias in fused_matrices(source.read, source.names, arch):
+    # What a checkpoint holds beyond the table is no part of the model.
+    names = source.names & expected(arch).keys()
+    tensors = norm_vectors(source.read, names, arch)
+    for name, weight, bias in fused_matrices(source.read, names, arch):
         tensors.update(parts(name, weight, weights))
         if bias is not None:
             tensors[f"{name}.bias"] = bias
@@ -145,40 +176,53 @@ def prepare(source: Source, arch: Architecture, head: Tensor, weights: str, part
     return tensors
 
 
-def cached(folder: Path, fingerprint: str, kind: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+Sound = Callable[[Mapping[str, Tensor]], bool]
+
+
+def cached(
+    folder: Path, fingerprint: str, kind: str, make: Callable[[], dict[str, Tensor]], sound: Sound | None = None
+) -> dict[str, Tensor]:
     """`make()`, or what it made before: memory-mapped from a file in `folder` named after `fingerprint` and `kind`.
 
-    A damaged or foreign file is made again. A folder that cannot be written only costs the time of `make`.
+    A file is made again where it is damaged or foreign, or where `sound` says that it is not what the runner reads. A
+    folder that cannot be written only costs the time of `make`.
     """
     layout = f"{kind}-v{_VERSION}"
     path = folder / f"{fingerprint[:20]}-{layout}.safetensors"
-    found = _read_cached(path, fingerprint, layout)
-    if found is not None:
+    marks = {"fingerprint": fingerprint, "layout": layout}
+    found = _read_cached(path, marks)
+    if found is not None and (sound is None or sound(found)):
         return found
     tensors = {name: tensor.contiguous() for name, tensor in make().items()}
-    try:
+    with suppress(OSError, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
-        os.close(handle)
-        try:
-            save_file(tensors, beside, metadata={"fingerprint": fingerprint, "layout": layout})
-            Path(beside).replace(path)
-        finally:
-            Path(beside).unlink(missing_ok=True)
-    except (OSError, SafetensorError):
-        return tensors
-    return _read_cached(path, fingerprint, layout) or tensors
+        clear_old(folder)
+        with whole(path) as beside:
+            save_file(tensors, str(beside), metadata={**marks, "sha256": _digest(tensors)})
+        return _read_cached(path, marks) or tensors
+    return tensors
 
 
-def _read_cached(path: Path, fingerprint: str, layout: str) -> dict[str, Tensor] | None:
-    """The file's tensors, mapped; None if it is missing, damaged, or made from other weights."""
+def _read_cached(path: Path, marks: Mapping[str, str]) -> dict[str, Tensor] | None:
+    """The file's tensors, mapped; None if it is missing, damaged by as little as a bit, or made from other weights."""
     try:
         with safe_open(str(path), framework="pt") as stored:
-            if stored.metadata() != {"fingerprint": fingerprint, "layout": layout}:
+            told = stored.metadata() or {}
+            if {key: told.get(key) for key in marks} != dict(marks):
                 return None
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError):
         return None
+    return tensors if told.get("sha256") == _digest(tensors) else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of names, shapes, formats and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_format(weights: str, device: str) -> None:

@@ -1,0 +1,43 @@
+"""The methods: each names its parts and what it has settled for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sprinter.core.settings import PartSettings
+from sprinter.registry import find
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of decoding by the names of its parts; `settled` are settings it leaves nobody to choose."""
+
+    gate: str
+    rule: str
+    drafter: str | None = "model"
+    settled: Mapping[str, Any] = field(default_factory=dict)
+
+    def parts(self) -> list[Any]:
+        """The classes of its parts."""
+        named = [("gates", self.gate), ("rules", self.rule), ("drafters", self.drafter)]
+        return [find(kind, name) for kind, name in named if name is not None]
+
+    def settings(self) -> list[type[PartSettings]]:
+        """What its parts can be told."""
+        return [part.Settings for part in self.parts()]
+
+    def obeys(self) -> set[str]:
+        """Names of the settings that change something."""
+        return {f.name for part in self.settings() for f in fields(part)} - set(self.settled)
+
+
+TARGET = Method("fixed", "exact", None, {"draft_length": 0})
+DRAFT = Method("open", "vouched")
+EXACT = Method("fixed", "exact")
+LOSSLESS = Method("scored", "exact", settled={"threshold": math.inf, "budget": None, "preset": "default"})
+SPRINTER = Method("scored", "vouched", settled={"lookahead": 1.0})
+LOOKAHEAD = Method("scored", "vouched", settled={"budget": None, "preset": "default"})
+BILD = Method("fallback", "rollback")
