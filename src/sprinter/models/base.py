@@ -128,17 +128,16 @@ def facts_of(logits: FloatArray) -> Facts:
         every = np.arange(len(logits))
         best = logits.argmax(axis=-1)  # [rows]
         top = logits[every, best]
-        below = logits - top[:, None]  # [rows, width], at most 0
+        # Banned tokens too get a finite number, as 0 times an infinite one is NaN; its exponential is 0 all the same.
+        below = np.maximum(logits - top[:, None], -1e4)  # [rows, width]
         weights = np.exp(below)
-        total = weights.sum(axis=-1, dtype=np.float64)
-        # A weight of 0 times a logit of -inf is NaN; it counts nothing.
-        np.multiply(weights, below, out=weights, where=weights > 0)
-        below[every, best] = -np.inf
+        total = weights.sum(axis=-1)
         table[:, 0] = best
         table[:, 1] = top + np.log(total)
-        table[:, 2] = np.log(total) - weights.sum(axis=-1, dtype=np.float64) / total
-        second = below.argmax(axis=-1)
-        table[:, 3] = np.where(np.isneginf(below[every, second]), -np.inf, logits[every, second])
+        table[:, 2] = np.log(total) - np.vecdot(weights, below) / total
+        if logits.shape[1] > 1:
+            below[every, best] = -np.inf
+            table[:, 3] = logits[every, below.argmax(axis=-1)]
     return Facts(table)
 
 
