@@ -178,15 +178,13 @@ def _hf_model(path: Path, target: Path | None, weights: str, device: str) -> Any
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     checkpoint = open_checkpoint(path)
-    if checkpoint.is_gguf:
-        raise BackendError(f"{path} is a GGUF file: give peers a model folder")
     if checkpoint.draft is not None and target is not None:
         model, ids = load_torch_draft(path, target, dtype)
         if ids is not None:
             model.set_output_embeddings(_subset_head()(model.get_output_embeddings(), ids))
     else:
         options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
-        model = AutoModelForCausalLM.from_pretrained(str(path), **options)
+        model = AutoModelForCausalLM.from_pretrained(str(checkpoint.path), **options)
     return model.eval().to(device)
 
 

@@ -20,9 +20,8 @@ from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.gates.compiled import compiled_score
 from sprinter.gates.echo import Echo
 from sprinter.gates.features import ECHOES, needs_of, scalars, vector
+from sprinter.gates.verifier_file import layers_of, read_verifier_file
 
-VERIFIER_FORMAT = 1
-OUTPUTS = ("accept", "accept_hard", "overlap", "typical")
 WEIGHTS_FILE = "verifier.safetensors"
 RECORD_FILE = "verifier.json"
 
@@ -101,7 +100,9 @@ class Verifier:
 
 def load_verifier(path: Path, output: str = "accept") -> Verifier:
     """Read a verifier folder. Raises BackendError when it is missing, damaged or malformed."""
-    record = _read_record(path / RECORD_FILE)
+    found = read_verifier_file(path / RECORD_FILE)
+    told = {name: getattr(found, name) for name in VerifierRecord.__dataclass_fields__}
+    record = VerifierRecord(**told)
     try:
         data = (path / WEIGHTS_FILE).read_bytes()
     except OSError as error:
@@ -116,14 +117,12 @@ def load_verifier(path: Path, output: str = "accept") -> Verifier:
         )
     try:
         tensors = load_tensors(data)
-        layers = [(tensors[f"{i}.weight"], tensors[f"{i}.bias"]) for i in range(record.num_layers)]
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise BackendError(f"{path / WEIGHTS_FILE} does not fit {RECORD_FILE} ({error}): train it anew") from None
-    if layers[-1][0].shape[0] != len(record.outputs):
-        raise BackendError(f"{path} has {layers[-1][0].shape[0]} outputs, its record names {len(record.outputs)}")
+    layers = layers_of(tensors, found, path / WEIGHTS_FILE)
     if output == "accept" and "accept" not in record.outputs and "accept_hard" in record.outputs:
         output = "accept_hard"  # the paper's verifier: it predicts acceptance too, by a harder label
-    return Verifier([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], record, output)
+    return Verifier(layers, record, output)
 
 
 def require_pair(verifier: Verifier, draft_fingerprint: str, target_fingerprint: str, path: Path) -> None:
@@ -135,30 +134,3 @@ def require_pair(verifier: Verifier, draft_fingerprint: str, target_fingerprint:
                 f"the verifier {path} was trained for {part} {wanted[:12]}, but this {part} is {found[:12]}: "
                 "give the verifier of this pair, or make one with sprinter collect and sprinter train"
             )
-
-
-def _read_record(file: Path) -> VerifierRecord:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BackendError(f"no verifier at {file.parent} ({error.strerror}): sprinter train makes one") from None
-    except ValueError as error:
-        raise BackendError(f"{file} is not valid JSON ({error}): copy it again or train it anew") from None
-    if not isinstance(raw, dict) or raw.pop("format", None) != VERIFIER_FORMAT:
-        raise BackendError(f"{file} is not a verifier of format {VERIFIER_FORMAT}: train it anew or update sprinter")
-    try:
-        return VerifierRecord(
-            features=tuple(raw["features"]),
-            outputs=tuple(raw["outputs"]),
-            num_layers=int(raw["num_layers"]),
-            draft_fingerprint=str(raw["draft_fingerprint"]),
-            target_fingerprint=str(raw["target_fingerprint"]),
-            transforms=tuple(raw["transforms"]),
-            default_threshold=float(raw["default_threshold"]),
-            weights_sha256=str(raw["weights_sha256"]),
-            calibration=dict(raw.get("calibration", {})),
-            metrics=dict(raw.get("metrics", {})),
-            record=dict(raw.get("record", {})),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BackendError(f"{file} is incomplete or malformed ({error!r}): copy it again or train it anew") from None

@@ -136,8 +136,7 @@ def load_teacher(target: Path, device: str) -> _Teacher:
     """The target in float32 on the CPU, bfloat16 on an accelerator, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow import
 
-    if checkpoint.open_checkpoint(target).is_gguf:
-        raise BackendError(f"{target} is a GGUF file: distill from the model folder it was made from")
+    target = checkpoint.open_checkpoint(target).path  # a GGUF file's is its conversion
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -30,8 +30,10 @@ from torch import Tensor
 
 from sprinter.door import Door
 from sprinter.errors import BackendError
-from sprinter.models.fingerprint import damaged, fingerprint_of, sha256_of
+from sprinter.fingerprint import damaged, fingerprint_of, sha256_of
+from sprinter.models.gguf import converted
 from sprinter.writing import whole_folder
+from sprinter.zoo.gguf_header import looks_like_gguf
 
 DRAFT_FORMAT: Final = 1
 HEAD_TOKENS: Final = "sprinter.head_tokens"
@@ -96,13 +98,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model folder or GGUF file without reading any weight.
+    """Open a model folder, or the one a GGUF file is converted to, without reading any weight.
 
     Raises BackendError when it is missing, malformed, truncated, a pickle, or a draft whose checksum is wrong.
     """
     place = Path(path).expanduser()
-    if place.is_file() and place.suffix == ".gguf":
-        return Checkpoint(place, {}, {})
+    if place.is_file():
+        if not looks_like_gguf(place):
+            raise BackendError(f"{place} is neither a model folder nor a GGUF file: give one of them")
+        place = converted(place)
     if not place.is_dir():
         raise BackendError(
             f"no model at {place}: give a folder with config.json and model.safetensors, or a .gguf file"

@@ -51,7 +51,7 @@ def folder_of(path: Path) -> Path:
     """The model folder that stands for `path`: a GGUF file's is its conversion."""
     if not path.is_file():
         return path
-    from sprinter.zoo.gguf import converted  # noqa: PLC0415 - only for GGUF files
+    from sprinter.models.gguf import converted  # noqa: PLC0415 - only for GGUF files
 
     return converted(path)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprinter.errors import BackendError
+from sprinter.writing import whole_folder
+from sprinter.zoo.gguf_header import GgufFile, read_gguf
 
 FloatArray = NDArray[np.float32]
 
@@ -115,21 +115,19 @@ def write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
     fast.save_pretrained(str(folder))
 
 
-def read_tensors(reader: Any, fields: dict[str, Any]) -> dict[str, FloatArray]:
+def read_tensors(source: GgufFile) -> dict[str, FloatArray]:
     """All tensors, dequantised to float32, under transformers' names and in its row order."""
-    from gguf import dequantize  # noqa: PLC0415 - only conversion needs it
-
     heads = {
-        "attn_q": int(fields["llama.attention.head_count"]),
-        "attn_k": int(fields["llama.attention.head_count_kv"]),
+        "attn_q": int(source.fields["llama.attention.head_count"]),
+        "attn_k": int(source.fields["llama.attention.head_count_kv"]),
     }
     tensors: dict[str, FloatArray] = {}
-    for tensor in reader.tensors:
-        values: FloatArray = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        kind = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
+    for name in source.tensors:
+        values = source.tensor(name)
+        kind = name.split(".")[2] if name.startswith("blk.") else ""
         if kind in heads:
             values = unpermute_rope(values, heads[kind])
-        tensors[tensor_name(tensor.name)] = np.ascontiguousarray(values)
+        tensors[tensor_name(name)] = np.ascontiguousarray(values)
     return tensors
 
 
@@ -139,32 +137,26 @@ def convert(gguf_file: Path, folder: Path, provenance: dict[str, str]) -> None:
     The folder appears whole or not at all; a second process doing the same is harmless. Raises BackendError when the
     file is no Llama GGUF or the disk is full.
     """
-    from gguf import GGUFReader  # noqa: PLC0415 - only conversion needs it
     from safetensors.numpy import save_file  # noqa: PLC0415
 
-    try:
-        reader = GGUFReader(str(gguf_file))
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (OSError, ValueError, IndexError) as error:
-        raise BackendError(f"{gguf_file} is not a readable GGUF file ({error}): install it again") from error
-    if fields.get("general.architecture") != "llama":
+    source = read_gguf(gguf_file)
+    if source.fields.get("general.architecture") != "llama":
         raise BackendError(
-            f"{gguf_file} holds a {fields.get('general.architecture')!r} model: only 'llama' is converted"
+            f"{gguf_file} holds a {source.fields.get('general.architecture')!r} model: only 'llama' is converted"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        tensors = read_tensors(reader, fields)
-        tied = "lm_head.weight" not in tensors
-        (beside / "config.json").write_text(json.dumps(llama_config(fields, tied), indent=2) + "\n")
-        write_tokenizer(fields, beside)
-        save_file(tensors, str(beside / "model.safetensors"), metadata={"format": "pt", **provenance})
-        beside.chmod(0o755)
-        _rename_unless_there(beside, folder)
+        with whole_folder(folder) as beside:
+            tensors = read_tensors(source)
+            tied = "lm_head.weight" not in tensors
+            config = json.dumps(llama_config(dict(source.fields), tied), indent=2)
+            (beside / "config.json").write_text(config + "\n")
+            write_tokenizer(dict(source.fields), beside)
+            save_file(tensors, str(beside / "model.safetensors"), metadata={"format": "pt", **provenance})
+            _rename_unless_there(beside, folder)
+    except KeyError as error:
+        raise BackendError(f"{gguf_file} lacks the key {error}: download it again") from None
     except OSError as error:
         raise BackendError(f"cannot write {folder} ({error}): free some space or set SPRINTER_CACHE") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _rename_unless_there(beside: Path, folder: Path) -> None:

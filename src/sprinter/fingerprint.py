@@ -61,6 +61,14 @@ def _fingerprint(config: str, marks: tuple[Mark, ...]) -> str:
     return digest.hexdigest()
 
 
+def remembered_sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file's content, from the cache folder where a large one was hashed before."""
+    try:
+        return _remembered_sha256(_mark(file))
+    except OSError as error:
+        raise BackendError(f"cannot read {file} ({error.strerror}): copy the model again") from error
+
+
 def _remembered_sha256(mark: Mark) -> str:
     """SHA-256 of a file, kept in the cache folder if large: half a gigabyte would delay every start."""
     path, size = Path(mark[0]), mark[1]
