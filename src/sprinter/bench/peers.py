@@ -13,7 +13,7 @@ from sprinter.bench.timing import forget
 from sprinter.build import Pair
 from sprinter.core.records import Counters
 from sprinter.core.sampling import Sampling
-from sprinter.errors import BackendError, ConfigError
+from sprinter.errors import ConfigError
 from sprinter.models.base import LanguageModel
 from sprinter.models.checkpoint import open_checkpoint
 

@@ -12,11 +12,11 @@ from sprinter.errors import ConfigError
 from sprinter.gates.base import CapSettings
 from sprinter.gates.budget import BudgetGate
 from sprinter.gates.threshold import ThresholdGate
+from sprinter.gates.verifier_file import OUTPUTS
 from sprinter.registry import names
 
 PAPER_THRESHOLD = 0.5
 PRESETS = ("default", "paper")
-OUTPUTS = ("accept", "accept_hard", "overlap", "typical")  # of a verifier
 
 
 @dataclass(frozen=True)

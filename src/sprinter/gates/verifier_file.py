@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from sprinter.core.records import FloatArray
+from sprinter.core.rows import FloatArray
 from sprinter.door import Door
 from sprinter.errors import BackendError
 from sprinter.gates.features import SCALARS, VECTORS
@@ -73,7 +73,9 @@ def _require_known(file: Path, what: str, names: Sequence[str], known: Sequence[
         raise _DOOR.refuse(f"{file} has unknown or repeated {what} ({', '.join(strange or names)[:60]})")
 
 
-def layers_of(tensors: Mapping[str, FloatArray], found: VerifierFile, path: Path) -> list[tuple[FloatArray, FloatArray]]:
+def layers_of(
+    tensors: Mapping[str, FloatArray], found: VerifierFile, path: Path
+) -> list[tuple[FloatArray, FloatArray]]:
     """(weight [out, in], bias [out]) float32 of each layer; BackendError where they do not fit each other."""
     layers = []
     for i in range(found.num_layers):

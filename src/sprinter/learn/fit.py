@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sprinter.core.records import FloatArray
 from sprinter.errors import ConfigError, DataError
 from sprinter.gates.features import SCALARS, VECTORS, needs_of
-from sprinter.gates.verifier import OUTPUTS
+from sprinter.gates.verifier_file import OUTPUTS
 from sprinter.learn.metrics import measures
 from sprinter.learn.rows import Rows
 from sprinter.learn.splits import split_by_prompt

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors.numpy import save as tensors_to_bytes
 
 from sprinter.errors import DataError
-from sprinter.gates.verifier import RECORD_FILE, VERIFIER_FORMAT, WEIGHTS_FILE
+from sprinter.gates.verifier import RECORD_FILE, WEIGHTS_FILE
+from sprinter.gates.verifier_file import VERIFIER_FORMAT
 from sprinter.learn.fit import Fitted, describe_fit
 from sprinter.learn.rows import Rows
 from sprinter.provenance import stamp
