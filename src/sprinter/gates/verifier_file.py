@@ -1,4 +1,4 @@
-"""verifier.json and the layers it speaks of: types, lengths and shapes compared before a score is computed with them."""
+"""verifier.json and its layers: types, lengths and shapes compared before a score is computed with them."""
 
 from __future__ import annotations
 

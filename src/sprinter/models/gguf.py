@@ -84,8 +84,8 @@ def _require_disk(source: GgufFile, folder: Path) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise BackendError(
-            f"{source.path} converted takes {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f}: free some space or set "
-            "SPRINTER_CACHE"
+            f"{source.path} converted takes {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f}: free some space or "
+            "set SPRINTER_CACHE"
         )
 
 

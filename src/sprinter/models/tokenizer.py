@@ -146,9 +146,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 _PROBES = (
     "The quick brown fox, jumping; over 12345 lazy dogs' 3.14159 tails!",
     "  two  spaces\tand a tab\n\n\nlines\r\n end ",
-    "naïve café Übermäßig straße ﬁne Ａｂｃ",
+    "naïve café Übermäßig straße ﬁne Ａｂｃ",  # noqa: RUF001
     "def f(x):\n    return x**2  # it's $5,000.00 or 50%",
-    "你好，世界。日本語のテキスト 한국어 ภาษาไทย العربية हिन्दी",
+    "你好，世界。日本語のテキスト 한국어 ภาษาไทย العربية हिन्दी",  # noqa: RUF001
     "🚀👩‍👧 e\u0301 \u200b\ufeff <b>&amp;</b> http://a.b/c?d=e_f",
     "I'll we've they'd DON'T x's 2nd 1st camelCase snake_case __init__",
 )
@@ -181,8 +181,8 @@ def require_same(draft: Tokenizer, target: Tokenizer) -> None:
                 != target.fast.encode(text, add_special_tokens=False).ids
             ):
                 raise ConfigError(
-                    f"the tokenizers differ in their {part.replace('_', '-')}: they would cut a text apart, {text[:20]!r} "
-                    "for one"
+                    f"the tokenizers differ in their {part.replace('_', '-')}: they would cut a text apart, "
+                    f"{text[:20]!r} for one"
                 )
 
 

@@ -39,8 +39,10 @@ TEMPLATES = {
     "{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }}{{ dict(a=1) }}{{ dict.fromkeys('ab', 1) }}",
     "loop": "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{% if loop.last %}{% break %}"
     "{% endif %}{{ loop.index }}{{ m.content | trim | upper }}{% endfor %}",
-    "macro": "{% macro say(m) -%}\n  <{{ m.role }}>\n{%- endmacro %}\n{% for m in messages %}\n{{ say(m) }}\n{% endfor %}\n",
-    "slices": "{{ messages[1:][0]['content'].split('\n')[-1].strip() }}{{ messages | map(attribute='role') | join(',') }}",
+    "macro": "{% macro say(m) -%}\n  <{{ m.role }}>\n{%- endmacro %}\n"
+    "{% for m in messages %}\n{{ say(m) }}\n{% endfor %}\n",
+    "slices": "{{ messages[1:][0]['content'].split('\n')[-1].strip() }}"
+    "{{ messages | map(attribute='role') | join(',') }}",
     "dates": "{{ strftime_now('%Y') }}{% if messages[0]['role'] != 'system' %}{{ raise_exception('no') }}{% endif %}",
 }
 
@@ -135,7 +137,7 @@ def test_marks_in_a_message_do_not_help_a_forger(folder: Path) -> None:
         "{{ 2 ** (2 ** 30) }}",
         "{{ 'a' * 10 ** 10 }}",
         "{{ 'a' * 10 ** 8 }}",
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}" + "{% endfor %}" * 3,
         "{{ 'x'.ljust(10 ** 10) }}",
         "{{ '%10000000000d' % 1 }}",
         "{{ range(99999) | map('string') | join('x' * 100000) }}",

@@ -133,21 +133,16 @@ def test_it_is_known_by_its_content_whatever_its_name(tmp_path: Path, name: str)
 
 
 def damaged(whole: bytes, kind: str) -> bytes:
-    if kind == "big-endian":
-        return whole[:4] + whole[4:8][::-1] + whole[8:]
-    if kind == "version 9":
-        return whole[:4] + (9).to_bytes(4, "little") + whole[8:]
-    if kind == "a pointer":
-        return b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
-    if kind == "many tensors":
-        return whole[:8] + (1 << 60).to_bytes(8, "little") + whole[16:]
-    if kind == "many keys":
-        return whole[:16] + (1 << 60).to_bytes(8, "little") + whole[24:]
-    if kind == "long key":
-        return whole[:24] + (1 << 62).to_bytes(8, "little") + whole[32:]
-    if kind == "empty":
-        return b""
-    return whole[: int(len(whole) * float(kind))]
+    known = {
+        "big-endian": whole[:4] + whole[4:8][::-1] + whole[8:],
+        "version 9": whole[:4] + (9).to_bytes(4, "little") + whole[8:],
+        "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
+        "many tensors": whole[:8] + (1 << 60).to_bytes(8, "little") + whole[16:],
+        "many keys": whole[:16] + (1 << 60).to_bytes(8, "little") + whole[24:],
+        "long key": whole[:24] + (1 << 62).to_bytes(8, "little") + whole[32:],
+        "empty": b"",
+    }
+    return known[kind] if kind in known else whole[: int(len(whole) * float(kind))]
 
 
 @pytest.mark.parametrize(
