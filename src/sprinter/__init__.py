@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sprinter.api import Sprinter, Stream
+    from sprinter.api import Request, Sprinter
     from sprinter.core.records import Generation, Token
+    from sprinter.streams import Stream
 
 __version__ = "0.1.0"
-__all__ = ["Generation", "Sprinter", "Stream", "Token", "__version__"]
+__all__ = ["Generation", "Request", "Sprinter", "Stream", "Token", "__version__"]
 
 _HOMES = {
     "Sprinter": "sprinter.api",
-    "Stream": "sprinter.api",
+    "Request": "sprinter.api",
+    "Stream": "sprinter.streams",
     "Generation": "sprinter.core.records",
     "Token": "sprinter.core.records",
 }

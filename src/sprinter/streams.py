@@ -31,7 +31,7 @@ class Stream:
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
         self.audit = Audit(exact=recipe.rule.exact)
         self._driver, self._config, self._recipe = driver, config, recipe
-        self._prompt = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+        self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
         limits = pair.limits(with_draft=recipe.drafter is not None)
         self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
         driver.begin(self.text, recipe, [self.audit])
@@ -121,3 +121,8 @@ class Stream:
             max_draft=None if scored is None else scored.max_draft,
             seed=self.seed,
         )
+
+
+def _question(messages: Sequence[Any]) -> str:
+    """What a chat's last message says."""
+    return str(messages[-1].get("content", ""))

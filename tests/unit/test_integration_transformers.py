@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TextIteratorStreamer,
+)
 
 from sprinter.errors import ConfigError
 from sprinter.integrations.transformers import SprinterGenerate
@@ -89,6 +101,8 @@ class Stranger(LogitsProcessor):
         ({"inputs": PROMPT.repeat(2, 1)}, "batch has 2"),
         ({"attention_mask": torch.tensor([[0, 1, 1, 1]])}, "padded"),
         ({"logits_processor": LogitsProcessorList([Stranger()])}, "Stranger"),
+        ({"logits_processor": LogitsProcessorList([TemperatureLogitsWarper(0.5)])}, "TemperatureLogitsWarper"),
+        ({"position_ids": torch.tensor([[2, 3, 4, 5]])}, "position_ids"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -103,3 +117,39 @@ def test_the_loop_takes_another_model_s_place_only_for_that_call(target: Any, lo
     before = target.generate(PROMPT, do_sample=False, max_new_tokens=8).tolist()
     target.generate(PROMPT, custom_generate=loop, do_sample=False, max_new_tokens=8)
     assert target.generate(PROMPT, do_sample=False, max_new_tokens=8).tolist() == before
+
+
+def test_an_exact_rule_costs_nothing_by_its_audit(target: Any, loop: SprinterGenerate) -> None:
+    target.generate(PROMPT, custom_generate=loop, do_sample=True, max_new_tokens=40)
+    assert loop.audit is not None
+    assert (loop.audit.mean_tv, loop.audit.tv_upper) == (0, 0)
+
+
+class AfterThree(StoppingCriteria):
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), input_ids.shape[1] >= PROMPT.shape[1] + 3)
+
+
+@pytest.mark.parametrize("criterion", [AfterThree(), MaxLengthCriteria(PROMPT.shape[1] + 3)])
+def test_a_caller_s_stopping_criterion_stops_the_text(target: Any, loop: SprinterGenerate, criterion: Any) -> None:
+    asked = {"do_sample": False, "max_new_tokens": 20, "stopping_criteria": StoppingCriteriaList([criterion])}
+    assert target.generate(PROMPT, custom_generate=loop, **asked).shape[1] == PROMPT.shape[1] + 3
+
+
+def test_a_streamer_given_to_generate_hears_every_token_and_the_end(
+    target: Any, loop: SprinterGenerate, tiny_pair: tuple[Path, Path]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_pair[1]))
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=10)
+    made = target.generate(PROMPT, custom_generate=loop, do_sample=False, max_new_tokens=8, streamer=streamer)
+    assert "".join(streamer) == tokenizer.decode(made[0, PROMPT.shape[1] :])
+
+
+def test_a_cache_with_tokens_and_another_assistant_are_refused(target: Any, loop: SprinterGenerate) -> None:
+    cache = DynamicCache(config=target.config)
+    target(PROMPT, past_key_values=cache)
+    asked = GenerationConfig(do_sample=False, max_length=10)
+    with pytest.raises(ConfigError, match="past_key_values"):
+        loop(target, PROMPT, generation_config=asked, past_key_values=cache)
+    with pytest.raises(ConfigError, match="assistant_model"):
+        target.generate(PROMPT, custom_generate=loop, max_new_tokens=4, assistant_model=target)

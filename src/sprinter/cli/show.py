@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sprinter.core.records import AuditReport, Generation, Origin, Token
-from sprinter.models.base import ModelInfo
+from sprinter.core.rows import ModelInfo
 
 COLOURS: dict[Origin, str] = {
     "vouched": "\033[32m",

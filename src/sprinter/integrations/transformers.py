@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sprinter.build import Pair, build_engine
+from sprinter.build import Pair, build_recipe
 from sprinter.config import Config, make_config
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
 from sprinter.core.records import AuditReport
-from sprinter.core.sampling import Dice
+from sprinter.core.text import Text
+from sprinter.engine import Engine
 from sprinter.errors import ConfigError
 from sprinter.models.hf import HFModel
 from sprinter.observers.audit import Audit
 
 # Values under which a setting of GenerationConfig changes nothing; any other is a wish we cannot grant.
-_IDLE: dict[str, tuple[Any, ...]] = {
+_IDLE: Final[dict[str, tuple[Any, ...]]] = {
     "num_beams": (None, 1),
     "num_return_sequences": (None, 1),
     "return_dict_in_generate": (None, False),
@@ -41,11 +45,17 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (None,),
     "guidance_scale": (None, 1.0),
     "watermarking_config": (None,),
-    "stop_strings": (None,),
-    "max_time": (None,),
     "prompt_lookup_num_tokens": (None,),
     "penalty_alpha": (None, 0.0),
     "dola_layers": (None,),
+}
+# The processors that generate makes of the settings obeyed here: class name -> the attribute that holds the setting.
+_OWN: Final = {
+    "TemperatureLogitsWarper": "temperature",
+    "TopKLogitsWarper": "top_k",
+    "TopPLogitsWarper": "top_p",
+    "MinPLogitsWarper": "min_p",
+    "RepetitionPenaltyLogitsProcessor": "penalty",
 }
 
 
@@ -55,11 +65,10 @@ class SprinterGenerate:
     >>> loop = SprinterGenerate("path/to/target", draft="path/to/draft", scorer="confidence")   # doctest: +SKIP
     >>> target.generate(**inputs, custom_generate=loop, do_sample=True, top_p=0.9)              # doctest: +SKIP
 
-    Obeys do_sample, temperature, top_k, top_p, min_p, repetition_penalty, max_length, max_new_tokens and eos_token_id
-    of the generation config; raises ConfigError for what it cannot obey (beams, batches, padding, processors of your
-    own). Chance comes from torch's global generator, so `torch.manual_seed` repeats a text. transformers 5.23 hands no
-    streamer to a custom loop; where it does, or when the loop is called directly, the streamer hears every token.
-    `audit` tells what the approximation cost in the last call.
+    Obeys do_sample, temperature, top_k, top_p, min_p, repetition_penalty, max_length, max_new_tokens, eos_token_id,
+    a streamer and every stopping criterion; raises ConfigError for what it cannot obey (beams, batches, padding,
+    processors of your own, a cache that is not empty, another assistant). Chance comes from torch's global generator,
+    so `torch.manual_seed` repeats a text. `audit` tells what the approximation cost in the last call.
     """
 
     def __init__(self, target: str | Path, draft: str | Path, verifier: str | Path = "none", **decoding: Any) -> None:
@@ -68,6 +77,7 @@ class SprinterGenerate:
         self._config = make_config(None, {**names, **decoding})
         self._pair = Pair(self._config.models)
         self._wrapped: Any = None
+        self._recipe: Recipe | None = None
         self.audit: AuditReport | None = None
 
     def __call__(
@@ -82,34 +92,64 @@ class SprinterGenerate:
         **model_kwargs: Any,
     ) -> Tensor:
         """What `generate` calls after it prepared its arguments; returns prompt and new tokens, [1, length]."""
-        config = _checked(self._config, generation_config, input_ids, model_kwargs, synced_gpus)
-        _refuse_strangers(logits_processor, stopping_criteria)
-        prompt = input_ids[0].tolist()
-        room = generation_config.max_length - len(prompt)
-        if room < 1:
-            raise ConfigError(f"max_length is {generation_config.max_length}, but the prompt has {len(prompt)} tokens")
-        engine = build_engine(self._for(model), config.decoding, config.generation.sampling)
-        engine.limits = replace(engine.limits, eos_ids=_eos_ids(generation_config))
-        audit = Audit()
-        dice = Dice(np.random.default_rng(int(torch.randint(2**62, ()).item())))
-        tokens = list(prompt)
-        for emitted in engine.start(prompt, room, dice, audit):
-            tokens.append(emitted.id)
+        streamer = _withheld("streamer") if streamer is None else streamer
+        given = {"synced_gpus": synced_gpus, "assistant_model": _withheld("assistant_model"), **model_kwargs}
+        config = _checked(self._config, generation_config, input_ids, given)
+        _refuse_strangers(config, logits_processor or ())
+        text, audit = self._begun(model, config, generation_config, input_ids)
+        ids = input_ids
+        for token in _written(Engine(self._pair.target), text):
+            ids = torch.cat([ids, torch.tensor([[token]], device=ids.device)], dim=1)
             if streamer is not None:
-                streamer.put(torch.tensor([emitted.id]))
+                streamer.put(ids[0, -1:].cpu())
+            if any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in stopping_criteria or ()):
+                break
         if streamer is not None:
             streamer.end()
-        self.audit = audit.report(len(tokens) - len(prompt))
-        return torch.tensor([tokens], device=input_ids.device)
+        self.audit = audit.report(ids.shape[1] - input_ids.shape[1])
+        return ids
 
-    def _for(self, model: Any) -> Pair:
-        """The pair with `model` itself as the target, so that nothing is loaded twice."""
-        if self._wrapped is not model:
-            fingerprint = _fingerprint(self._pair.target_path)
+    def _begun(self, model: Any, config: Config, asked: Any, input_ids: Tensor) -> tuple[Text, Audit]:
+        """The text on its way, with the audit that looks on."""
+        prompt = input_ids[0].tolist()
+        room = asked.max_length - len(prompt)
+        if room < 1:
+            raise ConfigError(f"max_length is {asked.max_length}, but the prompt has {len(prompt)} tokens")
+        recipe = self._parts(model, config)
+        limits = replace(self._pair.limits(recipe.drafter is not None), eos_ids=_eos_ids(asked))
+        chance = Chance(int(torch.randint(2**62, ()).item()))
+        text = Text(prompt, room, config.generation.sampling, chance, limits)
+        audit = Audit(exact=recipe.rule.exact)
+        Engine(self._pair.target).begin(text, recipe, [audit])
+        return text, audit
+
+    def _parts(self, model: Any, config: Config) -> Recipe:
+        """The recipe, with `model` itself as the pair's target, so that nothing is loaded twice."""
+        if self._wrapped is not model or self._recipe is None:
             # cached_property reads the instance's dictionary first.
-            self._pair.__dict__["target"] = HFModel(model, str(self._pair.target_path.name), fingerprint)
-            self._wrapped = model
-        return self._pair
+            self._pair.__dict__["target"] = HFModel(
+                model, self._pair.target_path.name, _fingerprint(self._pair.target_path)
+            )
+            self._wrapped, self._recipe = model, build_recipe(self._pair, config.decoding)
+        return self._recipe
+
+
+def _written(engine: Engine, text: Text) -> Iterator[int]:
+    """The tokens of a text as they become final."""
+    while True:
+        emitted, text.out = text.out, []
+        yield from (item.id for item in emitted)
+        if text.error is not None:
+            raise text.error
+        if text.finish_reason is not None:
+            return
+        engine.tick([text])
+
+
+def _withheld(name: str) -> Any:
+    """What `generate` was given under this name and, up to transformers 5.23, keeps from a loop that is no string."""
+    caller = sys._getframe(2)
+    return caller.f_locals.get(name) if caller.f_code.co_name == "generate" else None
 
 
 def _fingerprint(path: Path) -> str:
@@ -118,7 +158,7 @@ def _fingerprint(path: Path) -> str:
     return open_checkpoint(path).fingerprint
 
 
-def _checked(config: Config, asked: Any, input_ids: Tensor, model_kwargs: dict[str, Any], synced: bool) -> Config:
+def _checked(config: Config, asked: Any, input_ids: Tensor, given: dict[str, Any]) -> Config:
     """`config` with the sampling of a GenerationConfig; ConfigError for what it asks and we cannot do."""
     for name, idle in _IDLE.items():
         value = getattr(asked, name, None)
@@ -126,11 +166,17 @@ def _checked(config: Config, asked: Any, input_ids: Tensor, model_kwargs: dict[s
             raise ConfigError(f"{name} is {value!r}, which SPRINTER cannot obey: leave it out")
     if input_ids.shape[0] != 1:
         raise ConfigError(f"the batch has {input_ids.shape[0]} sequences, but SPRINTER writes one at a time")
-    mask = model_kwargs.get("attention_mask")
+    mask, places, cache = (given.get(name) for name in ("attention_mask", "position_ids", "past_key_values"))
     if mask is not None and not bool(mask.all()):
         raise ConfigError("the prompt is padded: hand it over without padding")
-    if model_kwargs.get("inputs_embeds") is not None or synced:
+    if places is not None and places.flatten().tolist() != list(range(input_ids.shape[1])):
+        raise ConfigError("position_ids are not 0, 1, 2, ..., which SPRINTER cannot obey: leave them out")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ConfigError("past_key_values holds tokens, which SPRINTER cannot take over: leave it out")
+    if given.get("inputs_embeds") is not None or given["synced_gpus"]:
         raise ConfigError("SPRINTER needs token ids on one device: no inputs_embeds, no synchronised devices")
+    if given["assistant_model"] is not None:
+        raise ConfigError("assistant_model: SPRINTER's draft is the one given to SprinterGenerate: leave it out")
     sampling = {
         "temperature": _or(asked.temperature, 1.0) if asked.do_sample else 0.0,
         "top_k": _or(asked.top_k, 50) if asked.do_sample else 0,
@@ -141,12 +187,16 @@ def _checked(config: Config, asked: Any, input_ids: Tensor, model_kwargs: dict[s
     return replace(config, generation=replace(config.generation, **sampling))
 
 
-def _refuse_strangers(processors: Any, criteria: Any) -> None:
-    """ConfigError for a processor or criterion that does not come from the settings obeyed above."""
-    known = ("Temperature", "TopK", "TopP", "MinP", "RepetitionPenalty", "MaxLength", "EosToken")
-    for thing in [*(processors or ()), *(criteria or ())]:
-        if not type(thing).__name__.startswith(known):
-            raise ConfigError(f"{type(thing).__name__} is a processor or criterion SPRINTER cannot obey: leave it out")
+def _refuse_strangers(config: Config, processors: Sequence[Any]) -> None:
+    """ConfigError for a processor that is not the one `generate` makes of the settings obeyed above."""
+    sampling, met = config.generation, set()
+    for thing in processors:
+        name = type(thing).__name__
+        attribute = _OWN.get(name) if type(thing).__module__.startswith("transformers.") else None
+        wanted = None if attribute is None else getattr(sampling, attribute.replace("penalty", "repetition_penalty"))
+        if attribute is None or name in met or getattr(thing, attribute) != wanted:
+            raise ConfigError(f"{name} is a processor SPRINTER cannot obey: leave it out, or set it as a setting")
+        met.add(name)
 
 
 def _eos_ids(asked: Any) -> frozenset[int]:
