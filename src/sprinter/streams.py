@@ -15,6 +15,7 @@ from sprinter.core.records import Generation, Token
 from sprinter.core.text import Text
 from sprinter.detokenise import TextStream
 from sprinter.driver import Driver
+from sprinter.errors import ConfigError
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.observers.audit import Audit
 
@@ -27,6 +28,8 @@ class Stream:
     ) -> None:
         tokenizer, settings = pair.tokenizer, config.generation
         plain = isinstance(prompt, str) and not chat
+        if not prompt:
+            raise ConfigError("the prompt is empty: write at least a word to go on from")
         ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
         self.audit = Audit(exact=recipe.rule.exact)

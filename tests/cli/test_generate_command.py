@@ -174,7 +174,12 @@ def test_control_characters_of_a_model_never_reach_a_terminal(
     assert out.endswith("b\n\tc")
 
 
-@pytest.mark.parametrize("prompt", ["", " ", "\n", "🚀", "a\nb", "\udcff", "-5", "<s>"])
+def test_an_empty_prompt_is_refused(cli: Cli, pair: tuple[str, ...]) -> None:
+    refused(cli("generate", "", *ASK, *pair), "prompt is empty")
+    refused(cli("generate", *ASK, *pair, stdin=b"\n"), "prompt is empty")
+
+
+@pytest.mark.parametrize("prompt", [" ", "\n", "🚀", "a\nb", "\udcff", "-5", "<s>"])
 def test_any_prompt_is_accepted(cli: Cli, pair: tuple[str, ...], prompt: str) -> None:
     assert cli("generate", *ASK, *pair, "--", prompt).code == 0
 

@@ -9,22 +9,29 @@ from typing import Any
 
 import typer
 
-from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
+from sprinter.cli.options import DECODING, PAIR, SAMPLING, Given, with_settings
 from sprinter.config import Config, make_config
 from sprinter.errors import ConfigError
 
 
 @with_settings(
     *PAIR,
-    *("method", "preset", "scorer", "threshold", "lookahead", "budget", "max_draft", "draft_length", "draft_chunk"),
+    *DECODING,
     *("max_new_tokens", *SAMPLING, "stop", "seed", "audit"),
 )
 def generate(
     settings: Given,
     prompt: str | None = typer.Argument(None, help="What to go on from; read from stdin if left out."),
     chat: bool = typer.Option(False, "--chat", help="Put the prompt into the model's chat template."),
-    color: bool = typer.Option(False, "--color", help="Paint each token by where it came from."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming text."),
+    color: bool = typer.Option(False, "--color", help="Paint each token by where it came from, behind the prompt."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON object instead of streaming text; with --file: keep every token's origin."
+    ),
+    file: Path | None = typer.Option(
+        None, "--file", help="Write many texts: a prompt a line, or .jsonl with 'prompt' or 'messages' and settings."
+    ),
+    out: Path | None = typer.Option(None, "--out", help="With --file: where the texts go, one JSON object a line."),
+    batch: int = typer.Option(16, "--batch", help="With --file: how many texts are written in company.", min=1),
     config: Path | None = typer.Option(None, "--config", help=r"TOML file with \[models], \[decoding], \[generation]."),
     max_tv: float | None = typer.Option(None, "--max-tv", help="Decode by a certificate of this mean total variation."),
     max_atypical: float | None = typer.Option(
@@ -48,11 +55,24 @@ def generate(
       sprinter generate --max-atypical 0.02 "A compiler is"
 
       echo "Once upon a time" | sprinter generate --method exact --json
+
+      sprinter generate --file prompts.txt --out texts.jsonl
     """
-    settings["stop"] = tuple(settings["stop"] or ()) or None
+    for name in ("stop", "options"):
+        settings[name] = tuple(settings[name] or ()) or None
     named = [name for name, value in settings.items() if value is not None]
     wish = {"max_tv": max_tv, "max_atypical": max_atypical, "confidence": confidence, "certificate": certificate}
-    _write(_prompt(prompt), make_config(config, settings), wish, named, _Look(chat, color, as_json))
+    made = make_config(config, settings)
+    if file is None and out is None:
+        _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json))
+        return
+    if file is None or out is None or prompt is not None or color:
+        raise ConfigError("many texts need --file and --out, and neither a prompt nor --color beside them")
+    from sprinter.cli.many import Job, write_many
+
+    code = write_many(Job(file, out, batch, chat, as_json), made, wish)
+    if code:
+        raise typer.Exit(code)
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
     if look.color:
         typer.echo(show.legend() + "\n", err=True)
     writer = show.Writer(look.color)
+    writer.prompt(text)
     for token in stream:
         writer.write(token)
     typer.echo("")

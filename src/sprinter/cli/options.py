@@ -9,9 +9,10 @@ from typing import Any
 
 import typer
 
-from sprinter.config import PARTS
+from sprinter.config import PARTS, DecodingConfig
 
 PAIR = ("target", "draft", "verifier", "backend", "weights", "device")
+DECODING = ("method", *(field.name for field in fields(DecodingConfig) if field.name != "method"))
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 Given = dict[str, Any]  # settings by name; None where an option was not given, so that a settings file can speak
@@ -19,6 +20,7 @@ Command = Callable[..., None]
 
 _PANELS = {"models": "Models", "decoding": "Decoding", "generation": "Text"}
 _SHORT = {"method": "-m", "max_new_tokens": "-n", "temperature": "-t"}
+_FLAGS = {"options": "--option"}  # given once for each
 
 
 def with_settings(*names: str) -> Callable[[Command], Command]:
@@ -57,7 +59,7 @@ def _option(name: str) -> tuple[Any, Any]:
                 default = field.default
                 shown = f"{default:g}" if isinstance(default, float) else str(default)
                 text = field.metadata["help"] + ("" if default in (None, ()) else f" [default: {shown}]")
-                flags = ["--" + name.replace("_", "-"), *([_SHORT[name]] if name in _SHORT else [])]
+                flags = [_FLAGS.get(name, "--" + name.replace("_", "-")), *([_SHORT[name]] if name in _SHORT else [])]
                 return _type(str(field.type)), typer.Option(
                     None,
                     *flags,

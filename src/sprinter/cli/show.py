@@ -27,6 +27,7 @@ MEANINGS: dict[Origin, str] = {
     "target": "the target's own",
 }
 RESET = "\033[0m"
+DIM = "\033[2m"
 
 
 class Writer:
@@ -36,6 +37,11 @@ class Writer:
         self._colour = colour
         # A model's output may hold escape sequences; a terminal would obey them.
         self._guard = sys.stdout.isatty() or colour
+
+    def prompt(self, text: str) -> None:
+        """Where colours tell them apart, what the text goes on from stands before it."""
+        if self._colour:
+            sys.stdout.write(f"{DIM}{printable(text)}{RESET}")
 
     def write(self, token: Token) -> None:
         text = printable(token.text) if self._guard else token.text
@@ -86,8 +92,18 @@ def _audit_line(audit: AuditReport) -> str:
 
 def as_json(generation: Generation, certified: dict[str, Any] | None = None, infos: Sequence[ModelInfo] = ()) -> str:
     """The whole account as one JSON object; `certified` says which certificate it was decoded by."""
+    more = {"certificate": certified, "models": [_model(info) for info in infos]}
+    return json.dumps(account(generation) | more, ensure_ascii=False, allow_nan=False)
+
+
+def _model(info: ModelInfo) -> dict[str, str]:
+    return {name: getattr(info, name) for name in ("name", "fingerprint", "backend", "weights", "device")}
+
+
+def account(generation: Generation) -> dict[str, Any]:
+    """Everything that is known of a generation, as JSON types."""
     threshold = generation.threshold
-    account: dict[str, Any] = {
+    return {
         "prompt": generation.prompt,
         "text": generation.text,
         "method": generation.method,
@@ -104,18 +120,7 @@ def as_json(generation: Generation, certified: dict[str, Any] | None = None, inf
         "target_calls": generation.counters.target_calls,
         "draft_steps": generation.counters.draft_steps,
         "counters": asdict(generation.counters),
+        "seed": generation.seed,
         "audit": None if generation.audit is None else asdict(generation.audit),
-        "certificate": certified,
-        "models": [
-            {
-                "name": i.name,
-                "fingerprint": i.fingerprint,
-                "backend": i.backend,
-                "weights": i.weights,
-                "device": i.device,
-            }
-            for i in infos
-        ],
         "tokens": [asdict(token) for token in generation.tokens],
     }
-    return json.dumps(account, ensure_ascii=False, allow_nan=False)
