@@ -37,7 +37,7 @@ def test_one_and_two_words_are_counted_by_hand(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_missing_package_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rouge, "find_spec", lambda name: None)
-    with pytest.raises(CapabilityError, match=r"pip install 'sprinter\[bench\]'"):
+    with pytest.raises(CapabilityError, match=r"pip install 'sprinter-decoding\[bench\]'"):
         require_rouge()
     with pytest.raises(CapabilityError, match="rouge-score"):
         overlap("a", "a")

@@ -26,6 +26,8 @@ class Stopwatch:
     def ended(self, stage: str, texts: Sequence[Text]) -> None:
         """See `Clock.ended`."""
         taken_s = perf_counter() - self._began_s
+        if not texts:
+            return
         if len(texts) == 1:
             _charge(texts[0], stage, taken_s)
             return

@@ -18,6 +18,7 @@ from sprinter.models.gguf import converted
 from sprinter.models.tokenizer import load_tokenizer, require_same
 from sprinter.zoo.gguf_header import read_gguf
 from tests.support.gguf_files import write_gguf
+from tests.support.passes import read
 from tests.support.tiny import save_tokenizer
 
 LLAMA3 = {
@@ -43,7 +44,7 @@ def logits_of(model: Any) -> np.ndarray:
 
 
 def found(file: Path) -> np.ndarray:
-    return np.asarray(FastModel.load(file, "float32").forward(IDS, 5).logits)
+    return np.asarray(read(FastModel.load(file, "float32"), IDS, 5).logits)
 
 
 @pytest.mark.parametrize(

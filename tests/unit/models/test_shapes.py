@@ -18,6 +18,7 @@ from sprinter.models.fast.config import architecture, objection
 from sprinter.models.fast.fields import with_defaults
 from sprinter.models.fast.model import FastModel
 from sprinter.models.fast.weights import _digest
+from tests.support.passes import read
 from tests.support.tiny import save_model
 from tests.unit.models.test_fast import CONFIG, HIDDEN, TOKENS, VOCAB, random_tensors, write_model
 
@@ -126,13 +127,13 @@ def test_a_stored_head_counts_even_where_the_config_ties_it(tmp_path: Path) -> N
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     with torch.inference_mode():
         wanted = theirs(torch.tensor([TOKENS])).logits[0, -3:].numpy()
-    found = FastModel.load(folder, "float32").forward(TOKENS, 3).logits
+    found = read(FastModel.load(folder, "float32"), TOKENS, 3).logits
     assert np.allclose(found, wanted, atol=1e-4)
 
 
 def cached_file(tmp_path: Path) -> tuple[Path, Path, Any]:
     folder = write_model(tmp_path / "model")
-    logits = FastModel.load(folder, "int4", cache=tmp_path).forward(TOKENS, 3).logits
+    logits = read(FastModel.load(folder, "int4", cache=tmp_path), TOKENS, 3).logits
     (stored,) = (tmp_path / "fast").glob("*.safetensors")
     return folder, stored, logits
 
@@ -143,7 +144,7 @@ def test_one_flipped_bit_in_a_cached_file_has_it_made_again(tmp_path: Path, plac
     whole = bytearray(stored.read_bytes())
     whole[int(len(whole) * place)] ^= 4
     stored.write_bytes(whole)
-    assert np.array_equal(FastModel.load(folder, "int4", cache=tmp_path).forward(TOKENS, 3).logits, logits)
+    assert np.array_equal(read(FastModel.load(folder, "int4", cache=tmp_path), TOKENS, 3).logits, logits)
 
 
 @pytest.mark.parametrize("damage", ["lacks", "narrow", "format", "more"])
@@ -165,4 +166,4 @@ def test_a_cached_file_with_other_tensors_never_reaches_the_compiled_pass(tmp_pa
     model = FastModel.load(folder, "int4", cache=tmp_path)
     if not model.compiled:
         pytest.skip("torch compares shapes itself")
-    assert np.array_equal(model.forward(TOKENS, 3).logits, logits)
+    assert np.array_equal(read(model, TOKENS, 3).logits, logits)

@@ -15,6 +15,7 @@ import torch
 from sprinter.models.fast.model import FastModel
 from sprinter.native import compiling
 from sprinter.native import library as native
+from tests.support.passes import read
 from tests.unit.models.test_fast import TOKENS, VOCAB, write_model
 from tests.unit.models.test_native import VNNI, multiply
 
@@ -142,7 +143,7 @@ def test_without_a_compiler_torch_computes_and_the_reason_is_told_once(
         model = FastModel.load(write_model(cache / "model"), "int4", cache=cache)
         assert native.library() is None
     assert not model.compiled
-    assert model.forward(TOKENS, 1).logits.shape == (1, VOCAB)
+    assert read(model, TOKENS).logits.shape == (1, VOCAB)
     assert [r.message for r in caplog.records] == [
         "sprinter: decoding without its compiled pass, slower: there is no C++ compiler: install g++ or clang++"
     ]
