@@ -1,4 +1,4 @@
-"""The sampling transform against transformers' own processors, and the dice."""
+"""The sampling transform against transformers' own processors, laws, and chance by place."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sprinter.core.records import Law
-from sprinter.core.sampling import Dice, LazyLaws, Sampling, acceptance, residual
+from sprinter.core.chance import ACCEPT, DRAFT, OWN, Chance
+from sprinter.core.law import Law, acceptance, draw, residual
+from sprinter.core.sampling import Sampling
 from sprinter.errors import ConfigError
 
 WIDTH = 40
@@ -144,22 +145,11 @@ def test_draws_follow_the_law() -> None:
     draws, level, shift = 60000, 1e-4, 0.015
     noncentrality = draws * (shift**2 / 0.5 + shift**2 / 0.25)
     assert stats.ncx2.sf(stats.chi2.isf(level, 4), 4, noncentrality) > 0.99
-    dice = Dice(np.random.default_rng(1))
-    found = np.array([dice.draw(law) for _ in range(draws)])
+    chance = Chance(1)
+    found = np.array([chance.draw(law, place // 7, place % 7, DRAFT) for place in range(draws)])
     counts = [(found == token).sum() for token in law.ids]
     assert sum(counts) == draws
     assert stats.chisquare(counts, law.probs * draws).pvalue > level
-
-
-class Fixed(np.random.Generator):
-    """A generator whose uniforms are given."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__(np.random.PCG64(0))
-        self.value = value
-
-    def random(self, *_: Any, **__: Any) -> Any:
-        return self.value
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.3, 0.9999999999999999])
@@ -170,29 +160,35 @@ class Fixed(np.random.Generator):
 )
 def test_a_token_without_probability_is_never_drawn(uniform: float, weights: np.ndarray) -> None:
     law = Law(weights / weights.sum())
-    assert law.probs[Dice(Fixed(uniform)).draw(law)] > 0
+    assert law.probs[draw(law, uniform)] > 0
 
 
-def test_every_question_takes_a_fresh_uniform() -> None:
-    dice, same = Dice(np.random.default_rng(5)), np.random.default_rng(5)
-    assert [dice.accept(0.5) for _ in range(20)] == [bool(u < 0.5) for u in same.random(20)]
+@given(
+    st.integers(0, 2**70),
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), st.sampled_from([DRAFT, ACCEPT, OWN]))),
+)
+def test_chance_is_a_matter_of_the_place_and_not_of_the_order(seed: int, places: list[tuple[int, int, int]]) -> None:
+    once, again = Chance(seed), Chance(seed)
+    forwards = [once.uniform(*place) for place in places]
+    assert [again.uniform(*place) for place in reversed(places)] == forwards[::-1]
+    assert all(0 <= number < 1 for number in forwards)
 
 
-def test_looking_ahead_changes_no_answer() -> None:
-    law = Law(np.full(8, 0.125))
-    plain, looked = Dice(np.random.default_rng(5)), Dice(np.random.default_rng(5))
-    found: tuple[list[object], list[object]] = [], []
-    for step in range(12):
-        seen = looked.peek(step % 4)
-        for own, dice in zip(found, (plain, looked), strict=True):
-            own += [dice.accept(0.4), dice.draw(law), dice.uniform()]
-        assert looked.peek(2) != seen
-    assert found[0] == found[1]
+def test_chance_is_uniform_and_every_place_has_its_own() -> None:
+    """Kolmogorov-Smirnov at level 1e-4, and Spearman correlations of neighbours within five standard errors."""
+    places = [(r, n, purpose) for r in range(60) for n in range(60) for purpose in (DRAFT, ACCEPT, OWN)]
+    numbers = np.array([Chance(5).uniform(*place) for place in places])
+    assert len(set(numbers.tolist())) == len(numbers)
+    assert stats.kstest(numbers, "uniform").pvalue > 1e-4
+    for step in (1, 3, 180):
+        assert abs(stats.spearmanr(numbers[step:], numbers[:-step]).statistic) < 5 / len(numbers) ** 0.5
+    other = np.array([Chance(6).uniform(*place) for place in places])
+    assert abs(stats.spearmanr(numbers, other).statistic) < 5 / len(numbers) ** 0.5
 
 
 def test_what_is_certain_is_always_accepted_and_what_is_impossible_never() -> None:
-    assert Dice(Fixed(0.9999999999999999)).accept(1.0)
-    assert not Dice(Fixed(0.0)).accept(0.0)
+    assert all(Chance(0).accept(1.0, place, 0) for place in range(1000))
+    assert not any(Chance(0).accept(0.0, place, 0) for place in range(1000))
 
 
 @given(seed=st.integers(0, 2**32 - 1), cut=st.sampled_from([0, 2, 5]))
@@ -208,19 +204,6 @@ def test_the_residual_is_the_normalised_positive_part(seed: int, cut: int) -> No
 def test_equal_laws_leave_the_target_itself_as_residual() -> None:
     law = Law(np.array([0.25, 0.75]))
     np.testing.assert_allclose(residual(law, law).dense(2), [0.25, 0.75])
-
-
-def test_lazy_laws_are_the_laws_of_their_own_prefixes() -> None:
-    tokens, logits = [4, 1, 2, 3, 0], np.random.default_rng(0).normal(0, 2, (3, 6))
-    sampling = Sampling(0.8, repetition_penalty=1.7)
-    laws = LazyLaws(sampling, logits, tokens)
-    assert len(laws) == 3
-    for row in range(3):
-        wanted = sampling.law(logits[row], tokens[: 3 + row])
-        np.testing.assert_array_equal(laws[row].dense(6), wanted.dense(6))
-    np.testing.assert_array_equal(laws[-1].dense(6), laws[2].dense(6))
-    with pytest.raises(IndexError):
-        laws[3]
 
 
 @pytest.mark.parametrize("target_ids", [None, [2], [1, 5, 9], list(range(1, 40, 2))])

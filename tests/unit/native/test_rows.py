@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprinter.core.records import Draft, Law, Proposal
-from sprinter.core.sampling import Dice, Sampling, residual
+from sprinter.core.chance import Chance
+from sprinter.core.law import Law, draw, residual
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal
 from sprinter.gates.compiled import CompiledScore
-from sprinter.gates.features import SCALARS, scalars
+from sprinter.gates.features import SCALARS
 from sprinter.gates.verifier import Verifier, VerifierRecord
+from sprinter.models.base import facts_of
 from sprinter.native import rows
 from sprinter.native.library import library
 from sprinter.observers import audit
@@ -84,22 +89,12 @@ def test_the_mass_below_a_floor_is_numpys(patch: pytest.MonkeyPatch, logits: np.
     same(*numpy_too(patch, lambda: audit.mass_below(law, logits, at_an_entry)))
 
 
-class Always:
-    """A generator whose every uniform is the same."""
-
-    def __init__(self, point: float) -> None:
-        self.point = point
-
-    def random(self) -> float:
-        return self.point
-
-
 @given(logit_rows(), st.floats(0, 1, exclude_max=True))
 def test_a_draw_is_the_inverse_of_the_distribution_function(
     patch: pytest.MonkeyPatch, logits: np.ndarray, point: float
 ) -> None:
     law = Sampling().law(logits, ())
-    drawn = Dice(Always(point)).draw(law)  # type: ignore[arg-type]
+    drawn = draw(law, point)
     assert law.probs[drawn] > 0
     mass = np.cumsum(law.probs, dtype=np.float64)
     mass /= mass[-1]
@@ -111,7 +106,7 @@ def test_a_draw_is_the_inverse_of_the_distribution_function(
 def test_draws_never_meet_a_place_without_weight(point: float) -> None:
     probs = np.zeros(1500, np.float32)
     probs[[600, 1100]] = 0.5
-    assert Dice(Always(point)).draw(Law(probs)) in (600, 1100)  # type: ignore[arg-type]
+    assert draw(Law(probs), point) in (600, 1100)
     assert rows.draw(probs, 0.0) == 600
 
 
@@ -171,19 +166,27 @@ def make_verifier(features: tuple[str, ...], hidden: int, width: int, layers: in
 
 
 @st.composite
-def drafts(draw: st.DrawFn, hidden: int) -> Draft:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    draft = Draft()
-    logits = draw(logit_rows())
-    ids = np.sort(rng.choice(len(logits) * 3, len(logits), replace=False)) if draw(st.booleans()) else None
-    law = Sampling(draw(st.sampled_from([0.0, 1.0])), top_p=draw(st.sampled_from([1.0, 0.8]))).law(logits, (), ids)
-    for _ in range(draw(st.integers(1, 3))):
-        if draft.tokens:
-            draft.settle(float(rng.random()) if rng.random() < 0.7 else None, True)
-        token = Dice(rng).draw(law)
-        states = (rng.normal(size=hidden).astype(np.float32), np.full(hidden, token % 7 / 7, np.float32))
-        draft.append(Proposal(token, law, logits, ids, *states, echo=(int(rng.integers(7)), int(rng.integers(7)))))
-    return draft
+def drafts(draw_: st.DrawFn, hidden: int) -> Text:
+    """A text with up to two judged tokens and a fresh one."""
+    rng = np.random.default_rng(draw_(st.integers(0, 2**32 - 1)))
+    logits = draw_(logit_rows())
+    width = 3 * len(logits)
+    ids = np.sort(rng.choice(width, len(logits), replace=False)) if draw_(st.booleans()) else None
+    sampling = Sampling(draw_(st.sampled_from([0.0, 1.0])), top_p=draw_(st.sampled_from([1.0, 0.8])))
+    law = sampling.law(logits, (), ids)
+    prompt = rng.integers(0, width, 5).tolist()
+    text = Text(prompt, 10, sampling, Chance(0), Limits(width, 100))
+    for _ in range(draw_(st.integers(1, 3))):
+        if text.tree.tokens:
+            text.tree.settle(float(rng.random()) if rng.random() < 0.7 else None, True)
+        token = draw(law, rng.random())
+        state = rng.normal(size=hidden).astype(np.float32)
+        text.add(Proposal(token, law, logits, facts_of(logits[None]).table[0], ids, state, partial(embedding, hidden)))
+    return text
+
+
+def embedding(hidden: int, token: int) -> np.ndarray:
+    return np.full(hidden, token % 7 / 7, np.float32)
 
 
 FEATURES = st.sampled_from(
@@ -210,56 +213,40 @@ def test_a_compiled_score_is_numpys(
     curve: bool,
     hidden: int,
 ) -> None:
-    draft = data.draw(drafts(hidden))
+    text = data.draw(drafts(hidden))
+    (proposal,) = text.tree.fresh
     verifier = make_verifier(features, hidden, width, layers, 0, curve)
     assert verifier._compiled is not None
     with patch.context() as context:
         context.setenv("SPRINTER_NATIVE", "0")
-        expected = make_verifier(features, hidden, width, layers, 0, curve).score(draft)
+        expected = make_verifier(features, hidden, width, layers, 0, curve).score(text, proposal)
     for _ in range(2):  # the second time the token's embedding is known
-        assert verifier._compiled.score(draft) is not None
-        np.testing.assert_allclose(verifier.score(draft), expected, atol=1e-5)
-
-
-@given(drafts(8))
-def test_compiled_scalars_are_the_defined_ones(draft: Draft) -> None:
-    proposal, found = draft.proposals[-1], np.empty(len(SCALARS), np.float32)
-    ids = None if proposal.ids is None else rows.address(proposal.ids)
-    library().sprinter_describe(  # type: ignore[union-attr]
-        rows.address(proposal.logits),
-        ids,
-        len(proposal.logits),
-        proposal.token,
-        len(draft) - 1,
-        proposal.law.prob(proposal.token),
-        (draft.scores[-1] if draft.scores else 1.0) or 1.0,
-        rows.address(found),
-    )
-    expected = scalars(draft)
-    count = SCALARS.index("previous_score")
-    np.testing.assert_allclose(found[:count], expected[:count], rtol=2e-6, atol=2e-5)
+        np.testing.assert_allclose(verifier.score(text, proposal), expected, atol=1e-5)
+        assert verifier._compiled.score(proposal, np.zeros(len(SCALARS), np.float32)) is not None
 
 
 @settings(max_examples=20)
 @given(drafts(24))
-def test_both_levels_score_and_sum_with_the_same_bits(draft: Draft) -> None:
+def test_both_levels_score_and_sum_with_the_same_bits(text: Text) -> None:
     compiled = library()
-    verifier, logits = make_verifier(("hidden", "embedding", *SCALARS), 24, 16, 2, 0, True), draft.proposals[-1].logits
+    (proposal,) = text.tree.fresh
+    verifier, logits = make_verifier(("hidden", "embedding", *SCALARS), 24, 16, 2, 0, True), proposal.logits
+    assert logits is not None
     found = []
     try:
         for level in (0, 1):
             compiled.sprinter_use_level(level)  # type: ignore[union-attr]
             law = Sampling(0.9).law(logits, ())
-            found.append((verifier.score(draft), audit.typical_floor(logits), law.probs.tobytes()))
+            found.append((verifier.score(text, proposal), audit.typical_floor(logits), law.probs.tobytes()))
     finally:
         compiled.sprinter_use_level(1)  # type: ignore[union-attr]
     assert found[0] == found[1]
 
 
-def test_numbers_the_library_cannot_read_are_scored_in_numpy() -> None:
-    logits = np.arange(9.0)
-    draft = Draft([3], [Proposal(3, Law(np.full(9, 1 / 9)), logits, None, None, None)])
-    verifier = make_verifier(SCALARS, 8, 16, 1, 0, False)
+def test_a_state_the_library_cannot_read_is_scored_in_numpy() -> None:
+    text = Text([1], 5, Sampling(), Chance(0), Limits(9, 100))
+    text.add(Proposal(3, Law(np.full(9, 1 / 9)), None, None, None, np.ones(8, np.float64)))
+    verifier = make_verifier(("hidden", *SCALARS), 8, 16, 1, 0, False)
     assert isinstance(verifier._compiled, CompiledScore)
-    assert verifier._compiled.score(draft) is None
-    assert 0 < verifier.score(draft) < 1
+    assert verifier._compiled.score(text.tree.fresh[0], np.zeros(len(SCALARS), np.float32)) is None
+    assert 0 < verifier.score(text, text.tree.fresh[0]) < 1
