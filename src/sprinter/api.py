@@ -14,10 +14,11 @@ from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from sprinter.build import Pair, build_recipe
 from sprinter.certify.choose import Choice, Wish, grant
-from sprinter.config import Config, DecodingConfig, make_config
+from sprinter.config import Config, DecodingConfig, ModelConfig, make_config
 from sprinter.core.protocols import Recipe
 from sprinter.core.records import Generation, Token
 from sprinter.core.rows import ModelInfo
+from sprinter.core.settings import from_mapping
 from sprinter.driver import Driver
 from sprinter.engine import Engine
 from sprinter.errors import BatchError, CertificateWarning, ConfigError, SprinterError
@@ -97,10 +98,15 @@ class Sprinter:
         backend: str = "auto",
         weights: str = "auto",
         device: str = "cpu",
+        **others: Any,
     ) -> Sprinter:
-        """Choose a pair. Models load at their first use. Raises ConfigError for a setting out of range."""
+        """Choose a pair. Models load at their first use.
+
+        Raises ConfigError for a setting out of range, and for one that is none (`others`), naming those there are.
+        """
         names = {"target": str(target), "draft": str(draft), "verifier": str(verifier)}
-        return cls(Pair(make_config(None, {**names, "backend": backend, "weights": weights, "device": device}).models))
+        told = {**names, "backend": backend, "weights": weights, "device": device, **others}
+        return cls(Pair(from_mapping(ModelConfig, told, "settings of the models")))
 
     def __repr__(self) -> str:
         config = self.pair.config

@@ -121,7 +121,8 @@ class TextStream:
         cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=-1)
         if cut >= 0:
             self.stopped = True
-            yield from _up_to(self._held, cut)
+            held, self._held = self._held, []
+            yield from _up_to(held, cut)
             return
         safe = len(text) - max(_overlap(text, s) for s in self._stop)
         while self._held and len(self._held[0].text) <= safe:

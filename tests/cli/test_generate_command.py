@@ -152,7 +152,8 @@ def test_json_of_a_method_without_threshold_is_still_json(cli: Cli, pair: tuple[
 
 def test_color_paints_by_origin_and_the_words_stay_the_same(cli: Cli, pair: tuple[str, ...]) -> None:
     plain, painted = (cli("generate", "the land", *ASK, *pair, *extra) for extra in ((), ("--color",)))
-    bare = painted.out
+    assert painted.out.startswith(f"{show.DIM}the land{show.RESET}")
+    bare = painted.out.removeprefix(f"{show.DIM}the land{show.RESET}")
     for code in {*show.COLOURS.values(), show.RESET}:
         bare = bare.replace(code, "")
     assert painted.out != bare

@@ -191,25 +191,10 @@ def write_gguf(file: Path, folder: Path) -> Path:
 
 PAIR_PROMPTS = (
     "The three laws of thermodynamics are",
-    "A compiler is",
     "Once upon a time, in a village by the sea,",
-    "To make bread you need",
-    "The capital of France",
     "def quicksort(items):",
-    "Photosynthesis is the process by which",
-    "In 1969, two astronauts",
-    "Dear Sir or Madam,",
-    "The mitochondria",
-    "Water boils at",
-    "If x + 3 = 7, then",
     "Les chats sont",
     "List of prime numbers: 2, 3, 5,",
-    "She opened the door and",
-    "The main causes of the First World War were",
-    "A haiku about rain:",
-    "Shakespeare wrote",
-    "HTTP status 404 means",
-    "The best way to learn a language is",
 )
 
 
