@@ -46,7 +46,7 @@ class FixedGate(ChainGate):
 
     def wants_more(self, tree: Tree) -> bool:
         """See `ChainGate.wants_more`."""
-        return len(tree) < self.length
+        return len(tree.scores) < self.length
 
 
 class OpenGate(ChainGate):
