@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sprinter.core.records import Counters
-from sprinter.models.base import ModelInfo
+from sprinter.core.rows import ModelInfo
 from sprinter.theory.costs import token_flops
 
 

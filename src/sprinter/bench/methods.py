@@ -10,19 +10,22 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sprinter.bench.timing import forget
-from sprinter.build import Pair, build_engine, settle
-from sprinter.config import DecodingConfig, from_mapping
-from sprinter.core.records import Counters, Draft, Emitted, FloatArray, Law, RowFacts, Verdict
-from sprinter.core.sampling import Dice, Sampling
-from sprinter.drafters.ahead import ChunkDrafter
-from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Run
+from sprinter.build import Pair, build_recipe, settle
+from sprinter.config import DecodingConfig
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.reading import Reading
+from sprinter.core.records import Counters, Emitted
+from sprinter.core.rows import Model, ModelInfo
+from sprinter.core.sampling import Sampling
+from sprinter.core.settings import from_mapping
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Verdict
+from sprinter.engine import Engine
 from sprinter.errors import ConfigError
-from sprinter.gates.fallback import FallbackGate
-from sprinter.models.base import LanguageModel
 from sprinter.observers.audit import Audit
-from sprinter.rules.rollback import RollbackRule
+from sprinter.observers.clock import Stopwatch
+from sprinter.registry import names
 
 Emit = Callable[[Sequence[int]], None]
 
@@ -136,14 +139,18 @@ def _number(text: str, where: str) -> float:
         raise ConfigError(f"method {where!r}: {text!r} is not a number") from None
 
 
+_PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
+    "paper": {"preset": "paper"},
+    "confidence": {"scorer": "confidence"},
+}
+
+
 def makers() -> dict[str, Maker]:
-    """Every kind of method by name; a new one is one entry here."""
+    """Every kind of method by name: the registered ones, two presets of sprinter, and the peers."""
     from sprinter.bench import peers  # noqa: PLC0415 - it builds on this module
 
-    own: dict[str, Maker] = dict.fromkeys(
-        ("target", "draft", "exact", "lossless", "sprinter", "lookahead", "paper", "confidence"), _own
-    )
-    return {**own, "bild": _bild, **peers.MAKERS}
+    own: dict[str, Maker] = dict.fromkeys((*names("methods"), *_PRESETS), _own)
+    return {**own, **peers.MAKERS}
 
 
 def make_method(spec: Spec, bench: Bench) -> Method:
@@ -154,10 +161,16 @@ def make_method(spec: Spec, bench: Bench) -> Method:
 def _own(spec: Spec, bench: Bench) -> Method:
     config, told = decoding_of(spec, bench)
     config = settle(bench.pair, config)
-    engine = build_engine(bench.pair, config, bench.sampling)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    exact = config.method in ("target", "exact", "lossless")
-    return EngineMethod(spec.text, engine, {"decoding": settings, **told}, exact)
+    recipe = build_recipe(bench.pair, config)
+    models = [bench.pair.target.info, *([] if recipe.drafter is None else [bench.pair.draft.info])]
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if v not in (None, ())}
+    facts = {"decoding": settings, **told, "runs_on": [_place(info) for info in models]}
+    limits = bench.pair.limits(with_draft=recipe.drafter is not None)
+    return EngineMethod(spec.text, bench.pair.target, recipe, bench.sampling, limits, facts)
+
+
+def _place(info: ModelInfo) -> str:
+    return f"{info.name} ({info.backend}, {info.weights})"
 
 
 _MAIN_OPTION: Final = {
@@ -166,12 +179,13 @@ _MAIN_OPTION: Final = {
     "sprinter": "threshold",
     "lookahead": "threshold",
     "confidence": "threshold",
+    "bild": "fallback",
 }
 
 
 def decoding_of(spec: Spec, bench: Bench) -> tuple[DecodingConfig, dict[str, Any]]:
     """The decoding settings of one of our own methods, and what a certificate says about them."""
-    own = {"paper": {"preset": "paper"}, "confidence": {"scorer": "confidence"}}.get(spec.kind, {})
+    own = _PRESETS.get(spec.kind, {})
     method = "sprinter" if own else spec.kind
     values: dict[str, Any] = {"method": method, **own}
     wishes = {name: spec.number(name, 0) for name in ("tv", "atypical") if name in spec.options}
@@ -202,97 +216,81 @@ def _certified(
     return choice.apply(config), told
 
 
-def _bild(spec: Spec, bench: Bench) -> Method:
-    """`bild:FALLBACK+rollback=NATS`. The paper tunes both per task; the defaults lie in its range."""
-    fallback = 0.6 if spec.value is None else spec.value
-    rollback, max_draft = spec.number("rollback", 3.0), int(spec.number("max_draft", 20))
-    unknown = [name for name in spec.options if name not in ("rollback", "max_draft")]
-    if unknown:
-        raise ConfigError(f"method {spec.text!r}: bild has no option {unknown[0]!r}")
-    pair, limits = bench.pair, bench.pair.limits(with_draft=True)
-    drafter = ModelDrafter(pair.draft, bench.sampling, limits.vocab_size, echoes=False)
-    rule = RollbackRule(fallback, rollback, bench.sampling)
-    engine = Engine(pair.target, drafter, FallbackGate(fallback, max_draft), rule, Sampling(1.0), limits)
-    settings = {"method": "bild", "fallback": fallback, "rollback": rollback, "max_draft": max_draft}
-    return EngineMethod(spec.text, engine, {"decoding": settings}, exact=False, audited=False)
-
-
 class EngineMethod:
-    """One of our own engines as a method."""
+    """One of our own recipes as a method."""
 
-    def __init__(self, name: str, engine: Engine, facts: Mapping[str, Any], exact: bool, audited: bool = True) -> None:
-        """`exact`: the output law is the target's. `audited`: the audit's losses speak of this rule."""
-        self.name = name
-        self.engine = engine
-        self.exact = exact
-        self.audited = audited
-        self.models: list[LanguageModel] = [engine.target]
-        drafter = engine.drafter
-        if isinstance(drafter, ModelDrafter | ChunkDrafter) and drafter.model is not engine.target:
-            self.models.append(drafter.model)
-        self.facts: Mapping[str, Any] = {
-            **facts,
-            "runs_on": [f"{m.info.name} ({m.info.backend}, {m.info.weights})" for m in self.models],
-        }
-        self._run: Run | None = None
-        self._audit = TallyAudit()
+    def __init__(
+        self,
+        name: str,
+        target: Model,
+        recipe: Recipe,
+        sampling: Sampling,
+        limits: Limits,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.name, self.facts = name, facts
+        self._recipe, self._sampling, self._limits = recipe, sampling, limits
+        self._engine = Engine(target, clocks=[Stopwatch()])
+        self._text: Text | None = None
+        self._audit, self._rounds = Audit.of(recipe.rule), Rounds()
         self._emitted: list[Emitted] = []
 
     def prepare(self, task: Task) -> None:
-        for model in self.models:
-            forget(model, task.prompt)
+        """See `Method.prepare`: every text has caches of its own."""
 
     def write(self, task: Task, emit: Emit) -> None:
-        self._audit, self._emitted = TallyAudit(), []
-        dice = Dice(np.random.default_rng(task.seed))
-        self._run = self.engine.start(task.prompt, task.max_new_tokens, dice, self._audit)
-        for emitted in self._run:
-            emit((emitted.id,))
-            self._emitted.append(emitted)
+        """See `Method.write`."""
+        self._audit, self._rounds, self._emitted = Audit.of(self._recipe.rule), Rounds(), []
+        text = Text(task.prompt, task.max_new_tokens, self._sampling, Chance(task.seed), self._limits)
+        self._text = self._engine.begin(text, self._recipe, [self._audit, self._rounds])
+        while text.finish_reason is None:
+            self._engine.tick([text])
+            emitted, text.out = text.out, []
+            emit([item.id for item in emitted])
+            self._emitted += emitted
+        if text.error is not None:
+            raise text.error
 
     def account(self) -> Account:
-        assert self._run is not None, "write comes before account"
+        """See `Method.account`."""
+        text, rule = self._text, self._recipe.rule
+        assert text is not None, "write comes before account"
         # Copied before the closing call, which serves the account and not the text.
-        counters, runs = dataclasses.replace(self._run.counters), list(self._audit.runs)
-        tested = self._audit.tested
-        self._run.close_audit()
+        counters, runs, tested = dataclasses.replace(text.counters), list(self._rounds.lengths), self._rounds.tested
+        self._engine.close_audit([text])
         losses = self._audit.tv_losses
-        delta = 0.0 if self.exact else (float(np.mean(losses)) if losses else None)
+        text.forget()
         return Account(
             counters=counters,
             tested=counters.target_calls if counters.draft_steps == 0 else tested,
             runs=runs,
             origins="".join(ORIGIN_LETTERS[e.origin] for e in self._emitted),
             scores=[None if e.score is None else round(e.score, 3) for e in self._emitted],
-            judged=self._audit.judged if self.audited else [],
-            delta=delta if self.audited else None,
+            judged=[] if rule.lossy_tests else self._rounds.judged,
+            delta=None if rule.lossy_tests or not losses else 0.0 if rule.exact else float(np.mean(losses)),
         )
 
 
-class TallyAudit(Audit):
-    """An audit that also notes each round's length, its tested tokens, and how the scores fared."""
+class Rounds:
+    """Notes each round's length, its tested tokens, and how the scores fared."""
+
+    keeps_drafts = False
 
     def __init__(self) -> None:
-        super().__init__()
-        self.runs: list[int] = []
+        self.lengths: list[int] = []
         self.tested = 0
-        self.judged: list[tuple[float, float]] = []
+        self.judged: list[tuple[float, float]] = []  # (score, the target's chance of accepting)
 
-    def observe(
-        self,
-        draft: Draft,
-        verdict: Verdict,
-        laws: Sequence[Law],
-        logits: FloatArray,
-        facts: RowFacts | None = None,
-    ) -> None:
-        first = len(self.tv_losses)
-        super().observe(draft, verdict, laws, logits, facts)
-        self.runs.append(len(draft))
-        self.tested += draft.vouched.count(False)
-        rejected = verdict.next_origin == "resampled"
-        for place, score in enumerate(draft.scores[: verdict.num_kept + rejected]):
-            if score is not None:
+    def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """See `Observer.saw`."""
+        tree = text.tree
+        self.lengths.append(len(tree))
+        self.tested += tree.vouched.count(0)
+        for node in verdict.path:
+            if (score := tree.scores[node]) is not None:
                 # A vouched token's chance of acceptance is known, a tested one's by the outcome of its test.
-                lost = self.tv_losses[first + place] if place < verdict.num_kept else 1.0
-                self.judged.append((round(score, 3), round(1.0 - lost, 4)))
+                chance = reading.before(node).prob(tree.tokens[node]) / tree.probs[node] if tree.vouched[node] else 1.0
+                self.judged.append((round(score, 3), round(min(1.0, chance), 4)))
+        fallen = len(verdict.path)
+        if verdict.origin == "resampled" and fallen < len(tree.scores) and (score := tree.scores[fallen]) is not None:
+            self.judged.append((round(score, 3), 0.0))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
 from sprinter.bench.methods import Account, Bench, Emit, Maker, Spec, Task
-from sprinter.bench.timing import forget
 from sprinter.build import Pair
 from sprinter.core.records import Counters
+from sprinter.core.rows import Model, Part
 from sprinter.core.sampling import Sampling
 from sprinter.errors import ConfigError
-from sprinter.models.base import LanguageModel
 from sprinter.models.checkpoint import open_checkpoint
 
 SUBSET_NOTE: Final = (
@@ -236,7 +236,7 @@ class LlamaCpp:
         self._model.reset()
         self._model.set_seed(task.seed)
         if self._proposer is not None:
-            forget(self._proposer.model, task.prompt)
+            self._proposer.restart()
 
     def write(self, task: Task, emit: Emit) -> None:
         counters = self._counters = Counters()
@@ -305,26 +305,35 @@ def _gguf_of(pair: Pair) -> Path:
     return file
 
 
-def _proposer(draft: LanguageModel, length: int) -> Any:
+def _proposer(draft: Model, length: int) -> Any:
     from llama_cpp.llama_speculative import LlamaDraftModel  # noqa: PLC0415 - optional
 
     class Proposer(LlamaDraftModel):  # type: ignore[misc]
         """Our draft model behind llama-cpp-python's interface: its `length` most probable next tokens."""
 
         def __init__(self) -> None:
-            self.model = draft
             self.counters = Counters()
+            self._cache = draft.open()
+            self._read: list[int] = []  # what the cache holds
+
+        def restart(self) -> None:
+            """Forget the text before."""
+            self.counters, self._cache, self._read = Counters(), draft.open(), []
 
         def __call__(self, input_ids: Any, /, **_options: Any) -> Any:
             tokens = [int(token) for token in input_ids]
             for _ in range(length):
                 started = perf_counter()
-                output = draft.forward(tokens, 1)
-                best = int(output.logits[0].argmax())
+                same = sum(1 for _ in takewhile(lambda own: own[0] == own[1], zip(self._read, tokens, strict=False)))
+                self._cache.truncate(min(same, len(tokens) - 1))
+                unread = tokens[self._cache.length :]
+                (views,) = draft.forward([Part(self._cache, unread, 1)])
+                self._read = list(tokens)
+                best = int(views.logits[0].argmax())
                 tokens.append(best if draft.head_tokens is None else int(draft.head_tokens[best]))
                 self.counters.draft_s += perf_counter() - started
                 self.counters.draft_steps += 1
-                self.counters.draft_tokens += output.num_computed
+                self.counters.draft_tokens += len(unread)
             return input_ids.dtype.type(tokens[-length:])
 
     return Proposer()

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from sprinter.build import Pair, build_gate, require_capabilities
+from sprinter.build import Pair, build_recipe
 from sprinter.config import DecodingConfig
-from sprinter.core.records import Draft, Law, Verdict
-from sprinter.core.sampling import Dice, Sampling, acceptance, residual
-from sprinter.drafters.base import Drafter
-from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.core.chance import Chance
+from sprinter.core.law import acceptance
+from sprinter.core.protocols import Drafter, Recipe, Scorer
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Model, Needs
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal, Verdict
+from sprinter.engine import Engine
 from sprinter.errors import DataError
-from sprinter.gates.base import Scorer
 from sprinter.gates.threshold import ThresholdGate
-from sprinter.models.base import Capabilities, LanguageModel
-from sprinter.observers.audit import Audit
+from sprinter.rules.exact import ExactRule
 from sprinter.theory.simulator import Rows
+
+SEED_STEP = 1_000_003  # keeps the seeds of unlike texts apart
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A target, a drafter and a verifier (or any scorer) under one sampling transform."""
 
-    target: LanguageModel
+    target: Model
     drafter: Drafter
     scorer: Scorer
     sampling: Sampling
@@ -37,80 +41,91 @@ class Parts:
 
 def open_parts(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Parts:
     """The parts of a pair for one of the methods with a scorer. Loads both models."""
-    gate = build_gate(pair, config)
-    assert isinstance(gate, ThresholdGate), "only methods with a scorer are probed"
-    require_capabilities(pair.draft, gate.needs)
-    limits = pair.limits(with_draft=True)
-    drafter = ModelDrafter(pair.draft, sampling, limits.vocab_size)
     # Not every method asks for survival; a plan compares them all.
-    past_doubt = build_gate(pair, dataclasses.replace(config, method="lookahead", lookahead=1.0, max_draft=20))
-    assert isinstance(past_doubt, ThresholdGate)
-    return Parts(pair.target, drafter, gate.scorer, sampling, limits, past_doubt.survivor)
+    past_doubt = dataclasses.replace(config, method="lookahead", lookahead=0.5, max_draft=20, budget=None)
+    recipe = build_recipe(pair, past_doubt)
+    gate, drafter = recipe.gate, recipe.drafter
+    assert isinstance(gate, ThresholdGate) and drafter is not None, "only methods with a scorer are probed"
+    return Parts(pair.target, drafter, gate.scorer, sampling, pair.limits(with_draft=True), gate.survivor)
 
 
-class _ScoreAll:
-    """Scores every drafted token and vouches for none; always the same length."""
+@dataclass(slots=True)
+class _Said:
+    """What a scorer has said of the pending nodes of one text."""
 
-    def __init__(self, scorer: Scorer, survivor: Scorer | None, length: int) -> None:
-        self.scorer = scorer
-        self.survivor = survivor
-        self.survival: list[float] = []  # of the present draft's tokens
-        self.length = length
+    numbers: list[float] = field(default_factory=list)
 
-    @property
-    def needs(self) -> Capabilities:
-        return self.scorer.needs
+    def rewind(self, length: int) -> None:
+        """See `Note.rewind`: whoever reads the numbers empties them."""
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        score = self.scorer.score(draft)
-        if len(draft) == 1:
-            self.survival.clear()
-        self.survival.append(score if self.survivor is None else self.survivor.score(draft))
-        return score, False
 
-    def keep_drafting(self, draft: Draft) -> bool:
-        return len(draft) < self.length
+class _Heard:
+    """A scorer whose words on a text are kept until they are read."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.needs: Needs = scorer.needs
+
+    def score(self, text: Text, proposal: Proposal) -> float:
+        """See `Scorer.score`."""
+        number = self._scorer.score(text, proposal)
+        text.note(self, _Said).numbers.append(number)
+        return number
+
+    def said_of(self, text: Text) -> list[float]:
+        """The words on the nodes of the present round."""
+        said = text.note(self, _Said)
+        numbers, said.numbers = said.numbers, []
+        return numbers
 
 
 class _Recorder:
-    """Exact acceptance without a bonus token, noting (a, f) of every token up to the first failure."""
+    """Notes (a, f) of every token up to the first that falls."""
 
-    def __init__(self, gate: _ScoreAll) -> None:
-        self._gate = gate
+    keeps_drafts = False
+
+    def __init__(self, survivor: _Heard) -> None:
+        self._survivor = survivor
         self.accept: list[float] = []
         self.score: list[float] = []
         self.survival: list[float] = []
 
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        for place, token in enumerate(draft.tokens):
-            draft_law = draft.proposals[place].law
-            chance = acceptance(token, target_laws[place], draft_law)
-            self.accept.append(chance)
-            self.score.append(float(draft.scores[place] or 0.0))
-            self.survival.append(self._gate.survival[place])
-            if not dice.accept(chance):
-                return Verdict(place, dice.draw(residual(target_laws[place], draft_law)), "resampled")
-        # No bonus: it would fill a place nobody drafted for, and leave it without a row.
-        return Verdict(len(draft), None, None)
+    def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        """See `Observer.saw`."""
+        tree, survival = text.tree, self._survivor.said_of(text)
+        for place in range(len(verdict.path) + (verdict.origin == "resampled")):
+            self.accept.append(acceptance(tree.tokens[place], reading.law(place), tree.laws[place]))
+            self.score.append(float(tree.scores[place] or 0.0))
+            self.survival.append(survival[place])
 
 
 def probe_rows(
-    parts: Parts, prompts: Sequence[Sequence[int]], num_tokens: int, dice: Dice, draft: int = 8
+    parts: Parts, prompts: Sequence[Sequence[int]], num_tokens: int, seed: int, draft: int = 8
 ) -> list[Rows]:
-    """(a, f) of the drafted token at each of the first `num_tokens` places after every prompt.
+    """(a, f) of the drafted token at each of the first `num_tokens` places after every prompt, all in company.
 
     The text goes on as the target would write it (exact decoding), so the rows tell of prefixes with no error in
     them; a lossy method visits slightly worse ones.
     """
-    traces = []
-    for prompt in prompts:
-        gate = _ScoreAll(parts.scorer, parts.survivor, draft)
-        recorder = _Recorder(gate)
-        engine = Engine(parts.target, parts.drafter, gate, recorder, parts.sampling, parts.limits)
-        for _ in engine.start(prompt, num_tokens, dice, Audit()):
-            pass
-        survival = None if parts.survivor is None else np.clip(recorder.survival, 0.0, 1.0)
-        traces.append(Rows(np.array(recorder.accept), np.clip(recorder.score, 0.0, 1.0), survival))
-    if not traces:
+    if not prompts:
         raise DataError("a probe needs at least one prompt")
-    return traces
+    survivor = _Heard(parts.scorer if parts.survivor is None else parts.survivor)
+    gate = ThresholdGate(parts.scorer, np.inf, lookahead=0.0, max_draft=draft, survivor=survivor)
+    # No bonus: it would fill a place nobody drafted for, and leave it without a row.
+    recipe = Recipe(gate, ExactRule(bonus=False), parts.drafter)
+    engine, texts, recorders = Engine(parts.target), [], []
+    for number, prompt in enumerate(prompts):
+        chance = Chance(seed * SEED_STEP + number)
+        recorders.append(_Recorder(survivor))
+        text = Text(prompt, num_tokens, parts.sampling, chance, parts.limits)
+        texts.append(engine.begin(text, recipe, [recorders[-1]]))
+    engine.run(texts)
+    for text in texts:
+        if text.error is not None:
+            raise text.error
+    return [_rows(recorder, parts.survivor is not None) for recorder in recorders]
+
+
+def _rows(recorder: _Recorder, survivor: bool) -> Rows:
+    survival = np.clip(recorder.survival, 0.0, 1.0) if survivor else None
+    return Rows(np.array(recorder.accept), np.clip(recorder.score, 0.0, 1.0), survival)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprinter.core.sampling import Sampling, log_softmax
-from sprinter.models.base import LanguageModel
+from sprinter.core.law import log_softmax
+from sprinter.core.rows import Model, Part
+from sprinter.core.sampling import Sampling
 from sprinter.observers.audit import mass_below, typical_floor
 
 _ROWS = 128  # positions read in one forward pass; each row is as long as the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Opinion:
     """The target's opinion of an output, position by position, averaged over its tokens."""
 
     log_likelihood: float  # nats per token at temperature 1
@@ -25,13 +26,13 @@ class Reading:
 
 
 def read_output(
-    target: LanguageModel, sampling: Sampling, prompt: Sequence[int], ids: Sequence[int], vocab_size: int
-) -> Reading:
+    target: Model, sampling: Sampling, prompt: Sequence[int], ids: Sequence[int], vocab_size: int
+) -> Opinion:
     """Let the target read `ids` after `prompt`: the same closing look at every method's output, exact ones included.
 
-    `vocab_size`: ids beyond it are padding. Raises as `LanguageModel.forward` does.
+    `vocab_size`: ids beyond it are padding. Raises as `Model.forward` does.
     """
-    tokens = [*prompt, *ids]
+    tokens, cache = [*prompt, *ids], target.open()
     logs: list[float] = []
     atypical: list[bool] = []
     own: list[float] = []
@@ -40,7 +41,8 @@ def read_output(
         count = min(_ROWS, len(ids) - start)
         seen = len(prompt) + start
         # Row i is the law of tokens[seen + i], so the last token itself need not be read.
-        logits = target.forward(tokens[: seen + count - 1], count).logits[:, :vocab_size]  # [count, vocab]
+        (views,) = target.forward([Part(cache, tokens[cache.length : seen + count - 1], count)])
+        logits = views.logits[:, :vocab_size]  # [count, vocab]
         for row, token, place in zip(logits, ids[start:], range(seen, seen + count), strict=False):
             floor = typical_floor(row)
             logs.append(float(log_softmax(row)[token]))
@@ -48,7 +50,7 @@ def read_output(
             own.append(mass_below(sampling.law(row, tokens[:place]), row, floor))
             mismatch.append(bool(int(np.argmax(row)) != token))
     plain_greedy = sampling.greedy and sampling.repetition_penalty == 1
-    return Reading(
+    return Opinion(
         log_likelihood=float(np.mean(logs)),
         atypical=float(np.mean(atypical)),
         own_atypical=float(np.mean(own)),

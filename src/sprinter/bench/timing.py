@@ -7,20 +7,21 @@ call is more than its forward pass. Timed between calls of quite another width, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sprinter.bench.probe import Parts
-from sprinter.core.records import Counters, Draft, Law, Proposal, Verdict
-from sprinter.core.sampling import Dice
+from sprinter.bench.probe import SEED_STEP, Parts
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe, Scorer
+from sprinter.core.rows import Model, Needs, Part
+from sprinter.core.text import Text
 from sprinter.drafters.model import ModelDrafter
 from sprinter.engine import Engine
 from sprinter.errors import ConfigError
-from sprinter.models.base import Capabilities, LanguageModel
 from sprinter.observers.audit import Audit
 from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.costs import Costs, WidthCost
@@ -49,57 +50,51 @@ class Round:
         return self.seconds - sum(self.steps_s[1:]) - sum(self.scores_s) - first
 
 
-class _Paced:
-    """Gate, drafter and rule of a timed run: each round drafts the length it is told, and the clock is read between."""
+class PacedGate:
+    """Drafts so many tokens in each round as it is told, by the round's number.
 
-    def __init__(self, parts: Parts, lengths: Iterable[int]) -> None:
-        self.rounds: list[Round] = []
-        self.finished = False
-        self._parts, self._lengths = parts, iter(lengths)
-        self._rule = VouchedRule()
+    Every other round is like SPRINTER's, whose last token alone is tested; the others are like exact decoding's.
+    """
+
+    def __init__(self, scorer: Scorer, lengths: Sequence[int]) -> None:
+        self.needs: Needs = scorer.needs
+        self._scorer, self._lengths = scorer, lengths
+
+    def judge(self, text: Text) -> bool:
+        """See `Gate.judge`."""
+        if text.round >= len(self._lengths):
+            return False
+        tree, length = text.tree, self._lengths[text.round]
+        while tree.fresh:
+            score = self._scorer.score(text, tree.fresh[0])
+            tree.settle(score, text.round % 2 == 1 and len(tree.scores) + 1 < length)
+        return len(tree) < length
+
+
+class StageClock:
+    """Seconds of every draft step and every verdict of the gate, until they are taken."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {"draft": [], "verify": [], "target": []}
         self._began_s = 0.0
 
-    @property
-    def needs(self) -> Capabilities:
-        return self._parts.scorer.needs
-
-    def keep_drafting(self, draft: Draft) -> bool:
-        if not draft.tokens:
-            self._begin()
-        return not self.finished and len(draft) < self.rounds[-1].length
-
-    def _begin(self) -> None:
-        now = perf_counter()
-        if self.rounds:
-            self.rounds[-1].seconds = now - self._began_s
-        length = next(self._lengths, None)
-        self.finished = length is None
-        if length is not None:
-            self.rounds.append(Round(length))
+    def began(self, stage: str) -> None:
+        """See `Clock.began`."""
         self._began_s = perf_counter()
 
-    def propose(self, tokens: Sequence[int], dice: Dice, counters: Counters) -> Proposal:
-        started = perf_counter()
-        proposal = self._parts.drafter.propose(tokens, dice, counters)
-        self.rounds[-1].steps_s.append(perf_counter() - started)
-        return proposal
+    def ended(self, stage: str, texts: Sequence[Text]) -> None:
+        """See `Clock.ended`."""
+        self._seconds[stage].append(perf_counter() - self._began_s)
 
-    def vouch(self, draft: Draft) -> tuple[float | None, bool]:
-        started = perf_counter()
-        score = self._parts.scorer.score(draft)
-        self.rounds[-1].scores_s.append(perf_counter() - started)
-        # Every other round is like SPRINTER's, whose last token alone is tested; the others are like exact decoding's.
-        return score, len(self.rounds) % 2 == 0 and len(draft) < self.rounds[-1].length
-
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        verdict = self._rule.judge(draft, target_laws, dice)
-        if not self.finished:
-            self.rounds[-1].emitted = verdict.num_kept + (verdict.next_token is not None)
-        return verdict
+    def take(self) -> tuple[list[float], list[float]]:
+        """(draft steps, scores) since the last time."""
+        found = self._seconds
+        self._seconds = {stage: [] for stage in found}
+        return found["draft"], found["verify"]
 
 
 def time_pair(
-    parts: Parts, prompts: Sequence[Sequence[int]], dice: Dice, widths: Sequence[int] = WIDTHS, repeats: int = 3
+    parts: Parts, prompts: Sequence[Sequence[int]], seed: int, widths: Sequence[int] = WIDTHS, repeats: int = 3
 ) -> Costs:
     """Seconds of a draft step, a score, a target call by width, an emitted token, and of reading a prompt.
 
@@ -114,7 +109,8 @@ def time_pair(
         for place, width in enumerate(sorted({1, *widths})):
             count = (_ROUNDS if width <= 10 else _ROUNDS // 2) * (3 if width == 1 else 1)
             prompt = prompts[(turn * len(widths) + place) % len(prompts)]
-            rounds += _timed(parts, prompt, [width - 1] * (_WARM + count), dice)[_WARM:]
+            own = seed * SEED_STEP + turn * len(widths) + place
+            rounds += _timed(parts, prompt, [width - 1] * (_WARM + count), own)[_WARM:]
     step_s = _middle_mean([s for r in rounds for s in r.steps_s[1:]])
     token_s = _slope(rounds, step_s)
     call_s: dict[int, list[float]] = {}
@@ -131,17 +127,25 @@ def time_pair(
     )
 
 
-def _timed(parts: Parts, prompt: Sequence[int], lengths: Sequence[int], dice: Dice) -> list[Round]:
+def _timed(parts: Parts, prompt: Sequence[int], lengths: Sequence[int], seed: int) -> list[Round]:
     """The finished rounds of one run with drafts of these lengths; fewer than asked where the context window ends."""
-    paced = _Paced(parts, lengths)
     # The end of a text would end the timing too.
     limits = dataclasses.replace(parts.limits, eos_ids=frozenset())
-    engine = Engine(parts.target, paced, paced, paced, parts.sampling, limits)
     room = sum(lengths) + 2 * len(lengths) + 1
-    for _ in engine.start(prompt, room, dice, Audit()):
-        if paced.finished:
-            break
-    return [timed for timed in paced.rounds if timed.seconds > 0]
+    watch, rounds = StageClock(), []
+    engine = Engine(parts.target, clocks=[watch])
+    text = Text(prompt, room, parts.sampling, Chance(seed), limits)
+    engine.begin(text, Recipe(PacedGate(parts.scorer, lengths), VouchedRule(), parts.drafter), [Audit()])
+    while text.round < len(lengths) and text.finish_reason is None:
+        number, settled, began_s = text.round, text.settled, perf_counter()
+        while text.round == number and text.finish_reason is None:
+            engine.tick([text])
+        if text.error is not None:
+            raise text.error
+        if text.round > number:
+            seconds = perf_counter() - began_s
+            rounds.append(Round(lengths[number], seconds, *watch.take(), text.settled - settled))
+    return rounds
 
 
 def _slope(rounds: Sequence[Round], step_s: float) -> float:
@@ -161,13 +165,12 @@ def _slope(rounds: Sequence[Round], step_s: float) -> float:
     return max(0.0, above / below) if below > 0 else 0.0
 
 
-def _reading_s(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> float:
-    """Mean seconds of reading a prompt from a cold cache, over all prompts."""
+def _reading_s(model: Model, prompts: Sequence[Sequence[int]]) -> float:
+    """Mean seconds of reading a prompt into a new cache, over all prompts."""
     taken: list[float] = []
     for prompt in prompts:
-        forget(model, prompt)
         started = perf_counter()
-        model.forward(prompt, 1)
+        model.forward([Part(model.open(), prompt, 1)])
         taken.append(perf_counter() - started)
     return float(np.mean(taken))
 
@@ -176,12 +179,6 @@ def _draft_reading_s(parts: Parts, prompts: Sequence[Sequence[int]], step_s: flo
     if not isinstance(parts.drafter, ModelDrafter):
         return 0.0
     return max(0.0, _reading_s(parts.drafter.model, prompts) - step_s)
-
-
-def forget(model: LanguageModel, prompt: Sequence[int]) -> None:
-    """Empty a model's cache of everything `prompt` could reuse, so that the next reading is a whole one."""
-    other = 0 if prompt[0] != 0 else 1
-    model.forward([other], 1)
 
 
 def _middle_mean(values: Sequence[float]) -> float:

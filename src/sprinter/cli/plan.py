@@ -190,18 +190,16 @@ def _measure(
 
     from sprinter.bench.probe import probe_rows
     from sprinter.bench.timing import time_pair
-    from sprinter.core.sampling import Dice
 
     texts = _read_prompts(prompts)
     parts, ids, seed = _open_pair(texts, given)
     rng = np.random.default_rng(seed)
-    dice = Dice(rng)
     # The probe first: a processor that has rested is faster for some seconds than decoding will find it.
     if traces is None:
         typer.echo(f"probing {len(ids)} prompts, {probe_tokens} tokens each ...", err=True)
-        traces = probe_rows(parts, ids, probe_tokens, dice)
+        traces = probe_rows(parts, ids, probe_tokens, seed)
     typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
-    cost = time_pair(parts, ids, dice)
+    cost = time_pair(parts, ids, seed)
     return traces, cost, rng
 
 
@@ -213,7 +211,7 @@ def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[
     config = make_config(None, {**given, "method": "sprinter"})
     pair = Pair(config.models)
     parts = open_parts(pair, config.decoding, config.generation.sampling)
-    return parts, [pair.tokenizer.encode(text) for text in texts], config.generation.seed
+    return parts, [pair.tokenizer.encode(text) for text in texts], config.generation.seed or 0
 
 
 def _read_prompts(file: Path | None) -> list[str]:

@@ -83,10 +83,15 @@ def statistics(generation: Generation) -> str:
 
 def _audit_line(audit: AuditReport) -> str:
     unseen = f", {audit.tokens_unaudited} unseen" if audit.tokens_unaudited else ""
+    tv = "total variation to the target not known (this rule's tests are lossy)"
+    if audit.mean_tv is not None:
+        tv = (
+            f"total variation to the target {audit.mean_tv:.3f} per token (at most {audit.tv_upper:.3f}, "
+            f"{audit.confidence:.0%} confidence)"
+        )
     return (
-        f"audit of {audit.tokens_audited} tokens{unseen}: total variation to the target {audit.mean_tv:.3f} per token "
-        f"(at most {audit.tv_upper:.3f}, {audit.confidence:.0%} confidence), atypical tokens "
-        f"{audit.mean_atypical:.1%} (at most {audit.atypical_upper:.1%})"
+        f"audit of {audit.tokens_audited} tokens{unseen}: {tv}, atypical tokens {audit.mean_atypical:.1%} (at most "
+        f"{audit.atypical_upper:.1%}, {audit.confidence:.0%} confidence)"
     )
 
 

@@ -67,6 +67,13 @@ class Rule(Protocol):
     def exact(self) -> bool:
         """Whether the output law is the target's own whatever was drafted."""
 
+    @property
+    def lossy_tests(self) -> bool:
+        """Whether a token may pass its test more easily than exact acceptance allows.
+
+        Then what vouched tokens cost is not all, and the audit cannot tell the total variation.
+        """
+
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """What stands of the text's tree by the target's reading of it."""
 

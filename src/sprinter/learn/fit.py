@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sprinter.core.records import FloatArray
+from sprinter.core.rows import FloatArray
 from sprinter.errors import ConfigError, DataError
 from sprinter.gates.features import SCALARS, VECTORS, needs_of
 from sprinter.gates.verifier_file import OUTPUTS

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sprinter.core.records import FloatArray
+from sprinter.core.rows import FloatArray
 from sprinter.errors import DataError
 from sprinter.gates.features import SCALARS, VECTORS, assemble
 from sprinter.learn.labels import LABELS

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sprinter.core.records import FloatArray
+from sprinter.core.rows import FloatArray
 from sprinter.core.sampling import Dice, Sampling
 from sprinter.errors import CapabilityError, DataError
 from sprinter.learn.batched import BatchModel

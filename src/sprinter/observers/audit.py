@@ -8,6 +8,7 @@ import numpy as np
 
 from sprinter.bounds import RunningBound
 from sprinter.core.law import Law
+from sprinter.core.protocols import Rule
 from sprinter.core.reading import Reading
 from sprinter.core.records import AuditReport
 from sprinter.core.rows import FloatArray
@@ -30,9 +31,10 @@ class Audit:
 
     keeps_drafts = False
 
-    def __init__(self, confidence: float = 0.95, exact: bool = False) -> None:
-        """`exact`: the rule tests every drafted token, so the output law is the target's own and needs no estimate."""
+    def __init__(self, confidence: float = 0.95, exact: bool = False, lossy_tests: bool = False) -> None:
+        """`exact`: the output law is the target's own and needs no estimate; `lossy_tests`: see `Rule`."""
         self.exact = exact
+        self.lossy_tests = lossy_tests
         self.confidence = confidence
         self.tv_losses: list[float] = []
         self.atypical: list[bool] = []
@@ -50,6 +52,11 @@ class Audit:
             row = verdict.path[-1] + 1 if len(verdict.path) else 0
             self._note(verdict.token, 0.0, reading.law(row), reading, row)
 
+    @classmethod
+    def of(cls, rule: Rule) -> Audit:
+        """The audit of texts that `rule` judges."""
+        return cls(exact=rule.exact, lossy_tests=rule.lossy_tests)
+
     def _note(self, token: int, tv_loss: float, law: Law, reading: Reading, row: int) -> None:
         """One emitted token, the next of the text, by the target's `row`."""
         logits, facts = reading.logits(row), reading.facts(row)
@@ -66,10 +73,10 @@ class Audit:
         return AuditReport(
             tokens_audited=audited,
             tokens_unaudited=num_tokens - audited,
-            mean_tv=_mean(tv_losses),
+            mean_tv=None if self.lossy_tests else _mean(tv_losses),
             mean_atypical=_mean(atypical),
             own_atypical=_mean(self.own_atypical[:num_tokens]),
-            tv_upper=0.0 if self.exact and audited else self._upper(tv_losses),
+            tv_upper=0.0 if self.exact and audited else None if self.lossy_tests else self._upper(tv_losses),
             atypical_upper=self._upper(atypical),
             confidence=self.confidence,
         )

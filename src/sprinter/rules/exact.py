@@ -20,6 +20,7 @@ class ExactRule:
 
     needs = Needs(full_laws=True)
     exact = True
+    lossy_tests = False
     Settings = PartSettings
 
     @classmethod

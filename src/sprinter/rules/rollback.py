@@ -36,6 +36,7 @@ class RollbackRule:
 
     needs = Needs(full_laws=True)
     exact = False
+    lossy_tests = True
     Settings = RollbackSettings
 
     @classmethod

@@ -22,6 +22,7 @@ class VouchedRule:
 
     needs = Needs(full_laws=True)
     exact = False
+    lossy_tests = False
     Settings = PartSettings
 
     @classmethod

@@ -22,6 +22,7 @@ class WalkRule:
 
     needs = Needs(full_laws=True)
     exact = True
+    lossy_tests = False
     Settings = PartSettings
 
     @classmethod

@@ -1,13 +1,15 @@
 """The probe's rows are the target's own acceptance chances, scored by the scorer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sprinter.bench.labelled import read_labelled
 from sprinter.bench.probe import Parts, probe_rows
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Limits
 from sprinter.errors import DataError
 from sprinter.gates.confidence import Confidence
 from sprinter.models.toy import ToyModel
@@ -18,7 +20,7 @@ VOCAB = 8
 
 def parts_of(target, draft, sampling=None):
     sampling = sampling or Sampling()
-    return Parts(target, ModelDrafter(draft, sampling, VOCAB), Confidence(), sampling, Limits(VOCAB, 4096))
+    return Parts(target, ModelDrafter(draft), Confidence(), sampling, Limits(VOCAB, 4096))
 
 
 def softmax(logits):
@@ -29,7 +31,7 @@ def test_probed_acceptance_is_alpha_where_the_law_never_changes():
     rng = np.random.default_rng(0)
     target_logits, draft_logits = rng.normal(0, 1.2, VOCAB), rng.normal(0, 1.2, VOCAB)
     parts = parts_of(ToyModel(lambda c: target_logits, VOCAB), ToyModel(lambda c: draft_logits, VOCAB))
-    traces = probe_rows(parts, [[1], [2, 3]] * 8, 80, Dice(rng))
+    traces = probe_rows(parts, [[1], [2, 3]] * 8, 80, seed=1)
     accept = np.concatenate([t.accept for t in traces])
     expected = acceptance_rate(softmax(target_logits), softmax(draft_logits))
     assert [len(t.accept) for t in traces] == [80] * 16  # one row for every token of the text
@@ -38,24 +40,33 @@ def test_probed_acceptance_is_alpha_where_the_law_never_changes():
 
 def test_a_model_drafting_for_itself_is_always_accepted_and_scored_by_the_scorer():
     model = ToyModel.random(VOCAB, 3)
-    traces = probe_rows(parts_of(model, ToyModel.random(VOCAB, 3)), [[1, 2]], 30, Dice(np.random.default_rng(1)))
+    traces = probe_rows(parts_of(model, ToyModel.random(VOCAB, 3)), [[1, 2]], 30, seed=1)
     assert traces[0].accept == pytest.approx(np.ones(30))
     assert 0 < traces[0].score.min() < traces[0].score.max() <= 1
 
 
 def test_greedy_rows_are_zero_or_one():
     target = ToyModel.random(VOCAB, 3)
-    traces = probe_rows(
-        parts_of(target, target.near(5), Sampling(temperature=0)), [[1]], 40, Dice(np.random.default_rng(1))
-    )
+    traces = probe_rows(parts_of(target, target.near(5), Sampling(temperature=0)), [[1]], 40, seed=1)
     assert set(traces[0].accept.tolist()) == {0.0, 1.0}
 
 
 def test_a_probe_of_nothing_is_refused():
     model = ToyModel.random(VOCAB, 3)
-    parts, dice = parts_of(model, model), Dice(np.random.default_rng(0))
     with pytest.raises(DataError):
-        probe_rows(parts, [], 10, dice)
+        probe_rows(parts_of(model, model), [], 10, seed=0)
+
+
+def test_a_survivor_s_word_on_every_token_is_kept_beside_the_score():
+    class Half(Confidence):
+        def score(self, text, proposal):
+            return super().score(text, proposal) / 2
+
+    target = ToyModel.random(VOCAB, 3)
+    parts = dataclasses.replace(parts_of(target, target.near(5)), survivor=Half())
+    for trace in probe_rows(parts, [[1], [2]], 40, seed=1):
+        assert len(trace.accept) == 40
+        np.testing.assert_allclose(trace.survival, trace.score / 2)
 
 
 @pytest.mark.parametrize(

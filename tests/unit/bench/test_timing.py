@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from sprinter.bench import timing
 from sprinter.bench.probe import Parts, probe_rows
 from sprinter.bench.timing import Round, time_pair
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.engine import Engine
 from sprinter.errors import ConfigError
 from sprinter.gates.confidence import Confidence
 from sprinter.gates.threshold import ThresholdGate
@@ -47,24 +49,25 @@ class Timed(ToyModel):
     cold: dict[str, bool]
     is_target = False
 
-    def forward(self, tokens, num_last):
-        output = super().forward(tokens, num_last)
-        if self.is_target:
-            # Tokens whose laws nobody asks for are the prompt's.
-            self.clock.now += call_s(num_last) + READ_S * max(0, output.num_computed - num_last)
-        else:
-            read = max(0, output.num_computed - 2)  # after a bonus two tokens are usual
-            self.clock.now += STEP_S + READ_S * read + (COLD_S if self.cold["draft"] else 0.0)
-        self.cold["draft"] = self.is_target
-        return output
+    def forward(self, parts):
+        for part in parts:
+            rows = len(part.tokens)
+            if self.is_target:
+                # Rows whose views nobody asks for are the prompt's; one more is where the last call ended.
+                self.clock.now += call_s(part.wanted) + READ_S * max(0, rows - part.wanted)
+            else:
+                # After a bonus two tokens are usual.
+                self.clock.now += STEP_S + READ_S * max(0, rows - 2) + (COLD_S if self.cold["draft"] else 0.0)
+            self.cold["draft"] = self.is_target
+        return super().forward(parts)
 
 
 class TimedScore(Confidence):
     clock: Clock
 
-    def score(self, draft):
+    def score(self, text, proposal):
         self.clock.now += SCORE_S
-        return super().score(draft)
+        return super().score(text, proposal)
 
 
 @pytest.fixture
@@ -72,9 +75,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
 
     class TimedAudit(Audit):
-        def observe(self, draft, verdict, laws, logits, facts=None):
-            clock.now += TOKEN_S * (verdict.num_kept + (verdict.next_token is not None))
-            super().observe(draft, verdict, laws, logits, facts)
+        def saw(self, text, verdict, reading):
+            clock.now += TOKEN_S * (len(verdict.path) + (verdict.token is not None))
+            super().saw(text, verdict, reading)
 
     monkeypatch.setattr(timing, "perf_counter", clock)
     monkeypatch.setattr(timing, "Audit", TimedAudit)
@@ -92,11 +95,11 @@ def parts_on(clock: Clock) -> Parts:
     scorer = TimedScore()
     scorer.clock = clock
     sampling = Sampling(temperature=0.8)
-    return Parts(models[0], ModelDrafter(models[1], sampling, VOCAB), scorer, sampling, Limits(VOCAB, 4096))
+    return Parts(models[0], ModelDrafter(models[1]), scorer, sampling, Limits(VOCAB, 4096))
 
 
 def test_every_part_gets_its_own_time(clock: Clock) -> None:
-    costs = time_pair(parts_on(clock), PROMPTS, Dice(np.random.default_rng(1)), widths=(1, 2, 3, 6, 9))
+    costs = time_pair(parts_on(clock), PROMPTS, seed=1, widths=(1, 2, 3, 6, 9))
     assert costs.draft_s == pytest.approx(STEP_S)
     assert costs.verifier_s == pytest.approx(SCORE_S)
     assert costs.token_s == pytest.approx(TOKEN_S)
@@ -117,21 +120,20 @@ def test_every_part_gets_its_own_time(clock: Clock) -> None:
 def test_a_prediction_from_these_times_is_what_the_loop_takes(clock: Clock, method, setting, gate) -> None:
     # 12 texts of 60 tokens; what is left is that the probe's texts and the timed ones are drawn anew.
     parts = parts_on(clock)
-    costs = time_pair(parts, PROMPTS, Dice(np.random.default_rng(1)))
-    traces = probe_rows(parts, PROMPTS, 60, Dice(np.random.default_rng(2)))
+    costs = time_pair(parts, PROMPTS, seed=1)
+    traces = probe_rows(parts, PROMPTS, 60, seed=2)
     predicted = trace_outcome(Candidate(method, setting), traces, costs).seconds_per_token
-    dice, spent, tokens = Dice(np.random.default_rng(3)), 0.0, 0
-    for prompt in PROMPTS:
-        timing.forget(parts.target, prompt)
-        timing.forget(parts.drafter.model, prompt)
+    spent, tokens = 0.0, 0
+    for seed, prompt in enumerate(PROMPTS, start=100):
         began = clock.now
         if gate is None:
-            run = timing._timed(parts, prompt, [0] * 60, dice)
-            tokens += len(run)
+            tokens += len(timing._timed(parts, prompt, [0] * 60, seed))
         else:
             gate.scorer = parts.scorer
-            engine = Engine(parts.target, parts.drafter, gate, VouchedRule(), parts.sampling, parts.limits)
-            tokens += sum(1 for _ in engine.start(prompt, 60, dice, timing.Audit()))
+            text = Text(prompt, 60, parts.sampling, Chance(seed), parts.limits)
+            engine = Engine(parts.target)
+            engine.run([engine.begin(text, Recipe(gate, VouchedRule(), parts.drafter), [timing.Audit()])])
+            tokens += text.num_tokens
         spent += clock.now - began
     assert predicted == pytest.approx(spent / tokens, rel=0.05)
 
@@ -147,9 +149,8 @@ def test_a_disturbed_round_moves_nothing() -> None:
 
 def test_a_timing_of_nothing_is_refused() -> None:
     model = ToyModel.random(VOCAB, 3)
-    parts = Parts(model, ModelDrafter(model, Sampling(), VOCAB), Confidence(), Sampling(), Limits(VOCAB, 4096))
-    dice = Dice(np.random.default_rng(0))
+    parts = Parts(model, ModelDrafter(model), Confidence(), Sampling(), Limits(VOCAB, 4096))
     with pytest.raises(ConfigError):
-        time_pair(parts, [], dice)
+        time_pair(parts, [], seed=0)
     with pytest.raises(ConfigError):
-        time_pair(parts, [[1]], dice, widths=(1, 2))
+        time_pair(parts, [[1]], seed=0, widths=(1, 2))
