@@ -15,8 +15,8 @@ def collect(
     data: Annotated[list[Path], typer.Option(help="Prompts, one JSON object a line: {title?, text} or {prompt}.")],
     out: Annotated[Path, typer.Option(help="Folder for the rows; an unfinished collection there is gone on with.")],
     policy: Annotated[
-        str, typer.Option(help="Who writes on: draft, exact, sprinter (needs a verifier) or paper.")
-    ] = "draft",
+        str, typer.Option(help="Who writes on: a method that drafts (sprinter needs a verifier), or paper.")
+    ] = "exact",
     tokens: Annotated[int, typer.Option(help="Tokens drafted after each prompt.")] = 48,
     buckets: Annotated[str, typer.Option(help="Splits of the data to use, such as 6 or 8,9; 'all' for all.")] = "6",
     limit: Annotated[int, typer.Option(help="Most prompts, a fixed random choice; 0: all.")] = 0,
@@ -36,14 +36,15 @@ def collect(
         str, typer.Option(help="Target model: a folder, a .gguf file, a hub id, or 'default'.")
     ] = "default",
     draft: Annotated[str, typer.Option(help="Draft model: the same, or 'default'.")] = "default",
-    texts: Annotated[
-        Path | None, typer.Option(help="Where policy exact keeps the target's texts, for use with other drafts.")
-    ] = None,
     verifier: Annotated[str, typer.Option(help="Verifier of policy sprinter.")] = "default",
-    weights: Annotated[str, typer.Option(help="Number format: auto, float32 or bfloat16.")] = "auto",
+    backend: Annotated[str, typer.Option(help="What computes the models: fast, hf (transformers), or auto.")] = "auto",
+    weights: Annotated[str, typer.Option(help="Number format: auto, float32, bfloat16, int8 or int4.")] = "auto",
     device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Continue prompts with the draft and label every drafted token by the target.
+    """Continue prompts, and label every drafted token by the target.
+
+    The contexts are those that decoding meets: the target's own with --policy exact, what a lossy method leads to with
+    its name.
 
     The folder of rows is what sprinter train learns from. Killed at any moment and started again with the same
     command, it goes on where it stopped.
@@ -56,15 +57,16 @@ def collect(
     from sprinter.cli.progress import progress_bar
     from sprinter.config import make_config
     from sprinter.core.sampling import Sampling
-    from sprinter.learn.collect import CollectSettings, CollectSource
+    from sprinter.learn.collect import CollectSettings
     from sprinter.learn.collect import collect as collect_rows
     from sprinter.learn.prompts import read_prompts
 
-    models = {"target": target, "draft": draft, "verifier": verifier, "weights": weights, "device": device}
-    pair = Pair(make_config(None, {**models, "backend": "hf"}).models)
+    models = {"target": target, "draft": draft, "verifier": verifier}
+    computed = {"backend": backend, "weights": weights, "device": device}
+    pair = Pair(make_config(None, {**models, **computed}).models)
     first = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     settings = CollectSettings(
-        policy,  # type: ignore[arg-type]
+        policy,
         tokens,
         (first, *(parse_sampling(text) for text in also or [])),
         batch,
@@ -74,10 +76,9 @@ def collect(
     prompts = read_prompts(data, parse_buckets(buckets))
     if limit:
         prompts = sorted(prompts, key=lambda p: p.id)[:limit]
-    source = CollectSource.of(pair)
     gate = pair.verifier("accept") if policy == "sprinter" else None
     with progress_bar("prompts", len(prompts)) as advance:
-        collect_rows(source, prompts, out, settings, gate, advance, texts)
+        collect_rows(pair, prompts, out, settings, gate, advance)
     typer.echo(f"{len(prompts)} prompts in {out}", err=True)
 
 

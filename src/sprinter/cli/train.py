@@ -62,7 +62,7 @@ def train(
         if rounds > 1:
             from sprinter.build import Pair
             from sprinter.config import make_config
-            from sprinter.learn.collect import CollectSettings, CollectSource
+            from sprinter.learn.collect import CollectSettings
             from sprinter.learn.prompts import read_prompts
             from sprinter.learn.rounds import train_rounds
 
@@ -70,10 +70,9 @@ def train(
                 raise ConfigError("further rounds need prompts to collect on: give --prompts FILE")
             chosen = read_prompts(prompts, parse_buckets(buckets))
             chosen = sorted(chosen, key=lambda p: p.id)[: limit or None]
-            models = {"target": target, "draft": draft, "verifier": "none", "backend": "hf"}
-            source = CollectSource.of(Pair(make_config(None, models).models))
+            pair = Pair(make_config(None, {"target": target, "draft": draft, "verifier": "none"}).models)
             collecting = CollectSettings("sprinter", tokens, (Sampling(temperature, top_p=top_p),), seed=seed)
-            fitted = train_rounds(source, chosen, data, out, settings, collecting, rounds, bar)
+            fitted = train_rounds(pair, chosen, data, out, settings, collecting, rounds, bar)
         else:
             from sprinter.learn.fit import fit
 

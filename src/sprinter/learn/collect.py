@@ -7,142 +7,141 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final
 
 from sprinter.alone import alone
-from sprinter.build import Pair
+from sprinter.build import Pair, build_recipe
+from sprinter.config import DecodingConfig
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Gate, Recipe, Rule
+from sprinter.core.rows import Needs
 from sprinter.core.sampling import Sampling
+from sprinter.core.text import Text
+from sprinter.drafters.model import ModelDrafter
+from sprinter.engine import Engine
 from sprinter.errors import CapabilityError, ConfigError, DataError
 from sprinter.gates.features import SCALARS, VECTORS
+from sprinter.gates.fixed import FixedGate, OpenGate
+from sprinter.gates.threshold import ThresholdGate
 from sprinter.gates.verifier import Verifier
-from sprinter.learn.batched import Batch, BatchModel, OneByOne
+from sprinter.learn.labeller import Context, HardRule, Labeller
 from sprinter.learn.labels import LABELS
 from sprinter.learn.prompts import Prompt
 from sprinter.learn.rows import INDEX_FILE, ROWS_FORMAT, save_shard, shard_name
-from sprinter.learn.texts import TextSettings, TextStore, dice_for
-from sprinter.learn.walk import Policy, Route, Walk, follow_texts, walk_batch
-from sprinter.models.hf import HFModel
 from sprinter.provenance import stamp
+from sprinter.registry import find, names
+from sprinter.rules.exact import ExactRule
+from sprinter.rules.vouched import VouchedRule
+
+_DRAFT_LENGTH: Final = 4  # of policy exact; a draft that stands whole is gone on with, so the rows do not depend on it
+_SEED_STEP: Final = 1 << 64  # keeps the chance of unlike prompts apart: their ids have 16 hex digits
+_NEEDS: Final = Needs(full_laws=True, hidden=True, embedding=True)  # of the draft
+
+
+def policies() -> tuple[str, ...]:
+    """Who may write on: every method that drafts, and the paper's own way."""
+    return (*(name for name in names("methods") if find("methods", name).drafter is not None), "paper")
 
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """What decides the rows of a collection; a folder collected with other settings is not gone on with."""
+    """What decides the rows of a collection; a folder collected with other settings is not gone on with.
 
-    policy: Policy = "draft"
+    draft      the draft writes alone, whatever the target thinks
+    exact      exact speculative decoding, whose contexts are the target's own
+    sprinter   SPRINTER with the verifier: what it meets in use; so with every other method by its name
+    paper      after a token with q <= p the draft's, after any other the target's (the paper's code)
+    """
+
+    policy: str = "exact"
     tokens: int = 48  # contexts per prompt, at most
     transforms: tuple[Sampling, ...] = (Sampling(),)  # the first drives the contexts, all are judged
-    batch: int = 16  # prompts per shard
+    batch: int = 16  # prompts per shard, written in company
     seed: int = 0
     threshold: float | None = None  # of policy sprinter; None: the verifier's own
 
     def __post_init__(self) -> None:
-        if self.policy not in get_args(Policy):
-            raise ConfigError(f"policy is {self.policy!r}, but must be one of {', '.join(get_args(Policy))}")
+        if self.policy not in policies():
+            raise ConfigError(f"policy is {self.policy!r}, but must be one of {', '.join(policies())}")
         if self.tokens < 1 or self.batch < 1 or self.seed < 0 or not self.transforms:
             raise ConfigError("tokens and batch must be at least 1, seed at least 0, and one transform is needed")
 
 
-@dataclass(frozen=True)
-class CollectSource:
-    """The models, as batches, with what bounds their texts."""
-
-    draft: Batch
-    target: BatchModel
-    encode: Callable[[str], list[int]]
-    vocab_size: int
-    eos_ids: frozenset[int]
-
-    @classmethod
-    def of(cls, pair: Pair) -> CollectSource:
-        """The models of a pair. CapabilityError if the target does not run in the hf backend."""
-        draft, target = pair.draft, pair.target
-        if not isinstance(target, HFModel):
-            raise CapabilityError("collecting runs batches, which only the hf backend does: give --backend hf")
-        limits = pair.limits(with_draft=True)
-        drafts = BatchModel(draft) if isinstance(draft, HFModel) else OneByOne(draft)
-        return cls(drafts, BatchModel(target), pair.tokenizer.encode, limits.vocab_size, limits.eos_ids)
-
-
 def collect(
-    source: CollectSource,
+    pair: Pair,
     prompts: Sequence[Prompt],
     out: Path,
     settings: CollectSettings,
     verifier: Verifier | None = None,
     on_group: Callable[[int, int], None] = lambda done, total: None,
-    texts: Path | None = None,
 ) -> None:
-    """Write the labelled rows of `prompts` to `out`, one shard per batch of prompts of similar length.
+    """Write labelled rows of every prompt into `out`, or those an interrupted run has left.
 
-    Killed at any moment and started again it loses and repeats no prompt: a shard that exists is whole and is
-    skipped. `on_group(done, total)` counts prompts. `texts`: where policy exact keeps what the target writes, for use
-    with other drafts (default: in `out`). Raises DataError, ConfigError or BackendError.
+    `verifier`: of policy sprinter; `on_group(done, total)` counts prompts. Raises ConfigError, CapabilityError,
+    BackendError or DataError.
     """
     if (settings.policy == "sprinter") != (verifier is not None):
         raise ConfigError("policy sprinter, and no other, needs a verifier: give --policy sprinter --verifier DIR")
-    encoded = {p.id: _encode(source, p, settings.tokens) for p in prompts}
+    if missing := pair.draft.gives.missing(_NEEDS):
+        raise CapabilityError(f"rows need {', '.join(missing)} of the draft, which its backend does not give")
+    encoded = {p.id: _encode(pair, p, settings.tokens) for p in prompts}
     # Equal lengths together, so that little is computed on padding; the id makes the order the same everywhere.
     ordered = sorted(prompts, key=lambda p: (len(encoded[p.id]), p.id))
     groups = [ordered[i : i + settings.batch] for i in range(0, len(ordered), settings.batch)]
     with alone(out):
-        _open_index(source, groups, out, settings, verifier)
-        route = _route(source, settings, verifier)
-        store: TextStore | None = None
-        if settings.policy == "exact":
-            first, seed = settings.transforms[0], text_seed(settings)
-            how = TextSettings(first, settings.tokens, seed, source.vocab_size, source.eos_ids)
-            store = TextStore(texts or out / "texts", source.target, how)
-        done = 0
+        _open_index(pair, groups, out, settings, verifier)
+        writer, done = _Writer(pair, settings, verifier), 0
         for number, group in enumerate(groups):
             file = out / shard_name(number)
             if not file.is_file():
-                ids = [encoded[p.id] for p in group]
-                walks = _walks(source, [p.id for p in group], ids, route, settings.seed, store)
-                drafted = sorted({x.token for w in walks for c in w.contexts for x in c.proposals})
-                embeddings = dict(zip(drafted, source.draft.embeddings(drafted), strict=True))
-                save_shard(file, walks, [p.title for p in group], embeddings)
+                save_shard(file, writer.write({p.id: encoded[p.id] for p in group}), [p.title for p in group])
             done += len(group)
             on_group(done, len(prompts))
 
 
-def _walks(
-    source: CollectSource,
-    prompt_ids: Sequence[str],
-    prompts: Sequence[Sequence[int]],
-    route: Route,
-    seed: int,
-    store: TextStore | None,
-) -> list[Walk]:
-    dice = [dice_for(seed, i) for i in prompt_ids]
-    if store is None:
-        return walk_batch(source.draft, source.target, prompts, route, dice)
-    return follow_texts(source.draft, source.target, prompts, store.texts(prompt_ids, prompts), route, dice)
+class _Writer:
+    """Writes on from prompts in company, with somebody who labels."""
+
+    def __init__(self, pair: Pair, settings: CollectSettings, verifier: Verifier | None) -> None:
+        self._settings = settings
+        self._engine, self._limits = Engine(pair.target), pair.limits(with_draft=True)
+        self._recipe = _recipe(pair, settings, verifier)
+
+    def write(self, prompts: Mapping[str, Sequence[int]]) -> list[list[Context]]:
+        """The contexts of each prompt (token ids by prompt id), in order."""
+        texts, labellers, settings = [], [], self._settings
+        for name, ids in prompts.items():
+            seed = settings.seed * _SEED_STEP + int(name, 16)
+            labellers.append(Labeller(settings.transforms[1:], seed, goes_on=settings.policy == "exact"))
+            text = Text(ids, settings.tokens, settings.transforms[0], Chance(seed), self._limits)
+            texts.append(self._engine.begin(text, self._recipe, [labellers[-1]]))
+        self._engine.run(texts)
+        self._engine.close_audit(texts)
+        for text in texts:
+            if text.error is not None:
+                raise text.error
+        return [labeller.contexts for labeller in labellers]
 
 
-def text_seed(settings: CollectSettings) -> int:
-    """Seed of the target's writing: another stream of chance than the draft's draws, or the two would be tied."""
-    return settings.seed + 1_000_003
+def _recipe(pair: Pair, settings: CollectSettings, verifier: Verifier | None) -> Recipe:
+    drafter, policy = ModelDrafter(pair.draft), settings.policy
+    if verifier is not None:
+        usual = verifier.record.default_threshold
+        threshold = usual if settings.threshold is None else settings.threshold
+        return Recipe(ThresholdGate(verifier, threshold), VouchedRule(), drafter, policy)
+    fixed: dict[str, tuple[Gate, Rule]] = {
+        "draft": (OpenGate(), VouchedRule()),
+        "exact": (FixedGate(_DRAFT_LENGTH), ExactRule(bonus=False)),
+        "paper": (FixedGate(1), HardRule()),
+    }
+    if policy in fixed:
+        return Recipe(*fixed[policy], drafter, policy)
+    return build_recipe(pair, DecodingConfig(method=policy, threshold=settings.threshold))
 
 
-def _route(source: CollectSource, settings: CollectSettings, verifier: Verifier | None) -> Route:
-    threshold = settings.threshold
-    if threshold is None:
-        threshold = 0.5 if verifier is None else verifier.record.default_threshold
-    return Route(
-        settings.policy,
-        settings.tokens,
-        settings.transforms,
-        source.vocab_size,
-        source.eos_ids,
-        verifier,
-        threshold,
-    )
-
-
-def _encode(source: CollectSource, prompt: Prompt, num_tokens: int) -> list[int]:
-    ids = source.encode(prompt.text)
-    window = min(source.draft.info.context_length, source.target.info.context_length)
+def _encode(pair: Pair, prompt: Prompt, num_tokens: int) -> list[int]:
+    ids = pair.tokenizer.encode(prompt.text)
+    window = min(pair.draft.info.context_length, pair.target.info.context_length)
     if len(ids) + num_tokens > window:
         raise DataError(
             f"the prompt {prompt.title[:60]!r} has {len(ids)} tokens and {num_tokens} are to follow, but the models "
@@ -152,7 +151,7 @@ def _encode(source: CollectSource, prompt: Prompt, num_tokens: int) -> list[int]
 
 
 def _open_index(
-    source: CollectSource,
+    pair: Pair,
     groups: Sequence[Sequence[Prompt]],
     out: Path,
     settings: CollectSettings,
@@ -165,8 +164,8 @@ def _open_index(
     index = {
         "format": ROWS_FORMAT,
         "settings": described,
-        "draft_fingerprint": source.draft.info.fingerprint,
-        "target_fingerprint": source.target.info.fingerprint,
+        "draft_fingerprint": pair.draft.info.fingerprint,
+        "target_fingerprint": pair.target.info.fingerprint,
         "prompts_sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         "vectors": list(VECTORS),
         "scalars": list(SCALARS),

@@ -7,8 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from sprinter.core.records import FloatArray, Proposal
-from sprinter.core.sampling import Sampling, acceptance
+from sprinter.core.law import acceptance
+from sprinter.core.reading import Reading
+from sprinter.core.rows import FloatArray, IntArray
+from sprinter.core.sampling import Sampling
+from sprinter.core.tree import Proposal
 from sprinter.observers.audit import mass_below, typical_floor
 
 LABELS: Final = ("accept", "accept_hard", "overlap", "typical", "own_atypical")
@@ -18,15 +21,26 @@ LABELS: Final = ("accept", "accept_hard", "overlap", "typical", "own_atypical")
 class TargetView:
     """The target at one context, with what every label of it shares."""
 
-    logits: FloatArray  # [vocab], before any transform
+    logits: FloatArray  # [width], before any transform
+    ids: IntArray | None  # tokens the logits stand for, [width]; None for 0 .. width - 1
     floor: float  # a token whose logit is at or below it is atypical
     log_total: float  # log sum exp of the logits
 
     @classmethod
-    def of(cls, logits: FloatArray) -> TargetView:
-        """`logits` [vocab]."""
-        peak = logits.max()
-        return cls(logits, typical_floor(logits), float(peak) + float(np.log(np.exp(logits - peak).sum())))
+    def of(cls, reading: Reading, row: int) -> TargetView:
+        """The target's `row` of a reading."""
+        logits, facts = reading.logits(row), reading.facts(row)
+        if facts is not None:
+            return cls(logits, reading.ids, typical_floor(logits), float(facts[1]))
+        peak = float(logits.max())
+        return cls(logits, reading.ids, typical_floor(logits), peak + float(np.log(np.exp(logits - peak).sum())))
+
+    def logit(self, token: int) -> float:
+        """The logit of `token`; -inf where the target cannot write it."""
+        if self.ids is None:
+            return float(self.logits[token])
+        place = int(self.ids.searchsorted(token))
+        return float(self.logits[place]) if place < len(self.ids) and self.ids[place] == token else -np.inf
 
 
 def label(proposal: Proposal, scalars: FloatArray, view: TargetView, sampling: Sampling, context: list[int]) -> Labels:
@@ -38,16 +52,16 @@ def label(proposal: Proposal, scalars: FloatArray, view: TargetView, sampling: S
     typical       1[p(x) > min(0.09, 0.3 exp(-H(p)))], p by plain softmax (arXiv:2401.10774)
     own_atypical  mass the target's law under the transform gives to atypical tokens
     """
-    law = sampling.law(view.logits, context)
+    law = sampling.law(view.logits, context, view.ids)
     count = len(law.probs)
     common = np.minimum(law.probs, proposal.law.at(law.ids, count)[:count])  # [support of p]
-    own_log_p = float(view.logits[proposal.token]) - view.log_total
+    own_log_p = view.logit(proposal.token) - view.log_total
     return Labels(
         accept=acceptance(proposal.token, law, proposal.law),
         # scalars[1] is log q(x) at temperature 1; a hair of slack, for both logs are rounded.
         accept_hard=float(scalars[1] <= own_log_p + 1e-6),
         overlap=min(1.0, float(common.sum(dtype=np.float64))),
-        typical=float(view.logits[proposal.token] > view.floor),
+        typical=float(view.logit(proposal.token) > view.floor),
         own_atypical=mass_below(law, view.logits, view.floor),
     )
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sprinter.build import Pair
 from sprinter.gates.verifier import load_verifier, require_pair
-from sprinter.learn.collect import CollectSettings, CollectSource, collect
+from sprinter.learn.collect import CollectSettings, collect
 from sprinter.learn.fit import FitSettings, Fitted, fit
 from sprinter.learn.prompts import Prompt
 from sprinter.learn.rows import load_rows
@@ -21,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 def train_rounds(
-    source: CollectSource,
+    pair: Pair,
     prompts: Sequence[Prompt],
     data: Sequence[Path],
     out: Path,
@@ -39,11 +40,11 @@ def train_rounds(
     fitted = _train(folders, out, fit_settings, on_round("epochs, round 1"))
     for number in range(2, rounds + 1):
         verifier = load_verifier(out, fit_settings.outputs[0])
-        require_pair(verifier, source.draft.info.fingerprint, source.target.info.fingerprint, out)
+        require_pair(verifier, pair.draft.info.fingerprint, pair.target.info.fingerprint, out)
         folder = out / "rounds" / f"{number}"
         # A seed of its own: the same draws on the same prompts would mostly repeat the rows of the round before.
         own = replace(collect_settings, policy="sprinter", seed=collect_settings.seed + number)
-        collect(source, prompts, folder, own, verifier, on_round(f"prompts, round {number}"))
+        collect(pair, prompts, folder, own, verifier, on_round(f"prompts, round {number}"))
         folders.append(folder)
         fitted = _train(folders, out, fit_settings, on_round(f"epochs, round {number}"))
     return fitted

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from sprinter.core.rows import FloatArray
 from sprinter.errors import DataError
 from sprinter.gates.features import SCALARS, VECTORS, assemble
+from sprinter.learn.labeller import Context
 from sprinter.learn.labels import LABELS
-from sprinter.learn.walk import Walk
 
 ROWS_FORMAT: Final = 1
 INDEX_FILE: Final = "collection.json"
@@ -67,23 +67,29 @@ class Rows:
         return np.flatnonzero(wanted)
 
 
-def save_shard(file: Path, walks: Sequence[Walk], titles: Sequence[str], embeddings: Mapping[int, FloatArray]) -> None:
-    """Write one shard beside, then rename it: a file that exists is whole. DataError when the disk is full."""
-    contexts = [(number, c) for number, walk in enumerate(walks) for c in walk.contexts]
-    rows = [(place, kind, c, number) for place, (number, c) in enumerate(contexts) for kind in range(len(c.proposals))]
-    distinct = sorted(embeddings)
-    width = len(contexts[0][1].hidden) if contexts else 0
+def save_shard(file: Path, texts: Sequence[Sequence[Context]], titles: Sequence[str]) -> None:
+    """Write the contexts of some texts beside, then rename: a file that exists is whole. DataError on a full disk."""
+    contexts = [(number, context) for number, text in enumerate(texts) for context in text]
+    rows = [
+        (place, kind, number, context.step, judged)
+        for place, (number, context) in enumerate(contexts)
+        for kind, judged in enumerate(context.judged)
+    ]
+    embed = {j.proposal.token: j.proposal.embed for *_, j in rows}
+    distinct = sorted(embed)
+    hidden = [context.judged[0].proposal.hidden for _, context in contexts]
+    width = len(hidden[0]) if hidden and hidden[0] is not None else 0
     arrays: dict[str, NDArray[Any]] = {
-        "hidden": np.array([c.hidden for _, c in contexts], np.float16).reshape(-1, width),
-        "embedding": np.array([embeddings[t] for t in distinct], np.float16).reshape(-1, width),
+        "hidden": np.array(hidden, np.float16).reshape(-1, width),
+        "embedding": np.array([given(t) for t in distinct if (given := embed[t])], np.float16).reshape(-1, width),
         "embedding_token": np.array(distinct, np.int32),
-        "context": np.array([place for place, _, _, _ in rows], np.int32),
-        "token": np.array([c.proposals[kind].token for _, kind, c, _ in rows], np.int32),
-        "step": np.array([c.step for _, _, c, _ in rows], np.int32),
-        "prompt": np.array([number for _, _, _, number in rows], np.int32),
-        "transform": np.array([kind for _, kind, _, _ in rows], np.int32),
-        "scalars": np.array([c.scalars[kind] for _, kind, c, _ in rows], np.float32).reshape(-1, len(SCALARS)),
-        "labels": np.array([c.labels[kind].row() for _, kind, c, _ in rows], np.float32).reshape(-1, len(LABELS)),
+        "context": np.array([place for place, *_ in rows], np.int32),
+        "token": np.array([j.proposal.token for *_, j in rows], np.int32),
+        "step": np.array([step for *_, step, _ in rows], np.int32),
+        "prompt": np.array([number for _, _, number, *_ in rows], np.int32),
+        "transform": np.array([kind for _, kind, *_ in rows], np.int32),
+        "scalars": np.array([j.scalars for *_, j in rows], np.float32).reshape(-1, len(SCALARS)),
+        "labels": np.array([j.labels.row() for *_, j in rows], np.float32).reshape(-1, len(LABELS)),
     }
     beside = file.with_suffix(".part")
     try:

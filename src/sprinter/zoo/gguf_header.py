@@ -148,7 +148,7 @@ class _Reader:
             self._fail(f"the format of {name} is unknown here")
         if not shape or min(shape) < 1 or shape[-1] % block:
             self._fail(f"the shape of {name} is impossible")
-        return prod(shape) // block * size
+        return int(prod(shape) // block * size)
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()

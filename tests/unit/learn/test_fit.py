@@ -17,7 +17,7 @@ from sprinter.core.sampling import Sampling
 from sprinter.errors import BackendError, DataError
 from sprinter.gates.features import SCALARS, vector
 from sprinter.gates.verifier import load_verifier, require_pair
-from sprinter.learn.collect import CollectSettings, CollectSource, describe
+from sprinter.learn.collect import CollectSettings, describe
 from sprinter.learn.fit import PRESETS, Sides, curve, fit, scores_of, threshold_at
 from sprinter.learn.labels import LABELS
 from sprinter.learn.metrics import auc, average_precision, brier, calibration_error
@@ -152,12 +152,11 @@ def test_a_full_disk_leaves_nothing_half_written(rows: Rows, tmp_path: Path, mon
 def test_rounds_add_the_rows_the_gate_led_to(tiny_pair: Pair, prompts_file: Path, tmp_path: Path) -> None:
     from sprinter.learn.collect import collect
 
-    source = CollectSource.of(tiny_pair)
     prompts = read_prompts([prompts_file])
     settings = CollectSettings(tokens=5, transforms=(Sampling(),), batch=20)
-    collect(source, prompts, tmp_path / "rows", settings)
+    collect(tiny_pair, prompts, tmp_path / "rows", settings)
     fitted = train_rounds(
-        source, prompts, [tmp_path / "rows"], tmp_path / "v", replace(QUICK, epochs=1), settings, rounds=2
+        tiny_pair, prompts, [tmp_path / "rows"], tmp_path / "v", replace(QUICK, epochs=1), settings, rounds=2
     )
     alone, second = load_rows([tmp_path / "rows"]), load_rows([tmp_path / "v" / "rounds" / "2"])
     assert fitted.metrics["rows"] == len(alone) + len(second)

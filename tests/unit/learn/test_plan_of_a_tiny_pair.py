@@ -10,7 +10,7 @@ from sprinter.bench.timing import WIDTHS
 from sprinter.build import Pair
 from sprinter.cli.main import main
 from sprinter.core.sampling import Sampling
-from sprinter.learn.collect import CollectSettings, CollectSource, collect
+from sprinter.learn.collect import CollectSettings, collect
 from sprinter.learn.prompts import read_prompts
 
 
@@ -47,7 +47,7 @@ def test_a_collection_is_planned_by_the_transform_asked_for(
 ):
     transforms = (Sampling(), Sampling(0.7, top_p=0.9))
     prompts = read_prompts([prompts_file])[:6]
-    collect(CollectSource.of(tiny_pair), prompts, tmp_path, CollectSettings(tokens=6, transforms=transforms, batch=8))
+    collect(tiny_pair, prompts, tmp_path, CollectSettings(tokens=6, transforms=transforms, batch=8))
     given = ["--data", tmp_path, "--costs", "c=0.1", "--scorer", "confidence"]
     plain = plan(monkeypatch, capsys, *given, "-t", "1")
     cool = plan(monkeypatch, capsys, *given, "-t", "0.7", "--top-p", "0.9")
