@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sprinter.config import DecodingConfig
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.engine import Engine
 from sprinter.errors import ConfigError
 from sprinter.gates.budget import BudgetGate, RiskBudget
 from sprinter.gates.confidence import Confidence
 from sprinter.models.toy import ToyModel
-from sprinter.observers.audit import Audit
 from sprinter.rules.vouched import VouchedRule
 
 
@@ -41,28 +42,35 @@ def test_saved_credit_covers_a_larger_risk_later() -> None:
     assert budget.admits(0.75)  # three tokens have brought 0.3
 
 
-def _engine(per_100: float) -> Engine:
+def _recipe(per_100: float) -> tuple[Engine, Recipe]:
     target = ToyModel.random(5, 0)
     gate = BudgetGate(Confidence(), per_100, 8)
-    drafter = ModelDrafter(target.near(1), Sampling(), 5)
-    return Engine(target, drafter, gate, VouchedRule(), Sampling(), Limits(5, 4096))
+    return Engine(target), Recipe(gate, VouchedRule(), ModelDrafter(target.near(1)))
 
 
-def _ids(engine: Engine, seed: int) -> list[tuple[int, str]]:
-    run = engine.start([0], 60, Dice(np.random.default_rng(seed)), Audit())
-    return [(e.id, e.origin) for e in run]
+def _begin(engine: Engine, recipe: Recipe, seed: int) -> Text:
+    return engine.begin(Text([0], 60, Sampling(), Chance(seed), Limits(5, 4096)), recipe)
 
 
-def test_a_text_does_not_depend_on_the_one_before() -> None:
-    engine = _engine(20)
-    first = _ids(engine, 3)
-    _ids(engine, 4)
-    assert _ids(engine, 3) == first
+def _ids(engine: Engine, recipe: Recipe, seed: int) -> list[tuple[int, str]]:
+    text = _begin(engine, recipe, seed)
+    engine.run([text])
+    return [(e.id, e.origin) for e in text.out]
+
+
+def test_a_text_depends_neither_on_the_one_before_nor_on_the_one_beside() -> None:
+    engine, recipe = _recipe(20)
+    first = _ids(engine, recipe, 3)
+    _ids(engine, recipe, 4)
+    assert _ids(engine, recipe, 3) == first
+    texts = [_begin(engine, recipe, seed) for seed in (3, 4, 5)]
+    engine.run(texts)
+    assert [(e.id, e.origin) for e in texts[0].out] == first
     assert {"vouched", "tested"} <= {origin for _, origin in first}
 
 
 def test_a_larger_budget_asks_the_target_less_often() -> None:
-    shares = [sum(o == "vouched" for _, o in _ids(_engine(b), 1)) for b in (0, 10, 40, 100)]
+    shares = [sum(o == "vouched" for _, o in _ids(*_recipe(b), 1)) for b in (0, 10, 40, 100)]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 60
 
 

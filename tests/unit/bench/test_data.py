@@ -65,7 +65,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
 
 def test_a_data_set_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"sprinter\[bench\]"):
+    with pytest.raises(DataError, match=r"sprinter-decoding\[bench\]"):
         load_prompts("lm1b", 3)
 
 

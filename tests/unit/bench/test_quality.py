@@ -8,13 +8,20 @@ import pytest
 from sprinter.bench import quality
 from sprinter.bench.flops import run_flops
 from sprinter.bench.quality import diversity, read_output
-from sprinter.core.records import Counters, Draft, Law, Proposal
-from sprinter.core.sampling import Dice, Sampling, log_softmax
+from sprinter.core.chance import Chance
+from sprinter.core.law import Law, log_softmax
+from sprinter.core.reading import Reading
+from sprinter.core.records import Counters
+from sprinter.core.rows import ModelInfo, Views
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal
 from sprinter.errors import ConfigError
 from sprinter.gates.fallback import FallbackGate
-from sprinter.models.base import ModelInfo
+from sprinter.models.base import facts_of
 from sprinter.rules.rollback import RollbackRule
 from tests.support.bench_toys import VOCAB, toy_bench
+from tests.support.passes import read
 
 
 def test_the_reading_is_the_mean_log_probability(monkeypatch):
@@ -22,7 +29,7 @@ def test_the_reading_is_the_mean_log_probability(monkeypatch):
     prompt, ids = [1, 2], [4, 5, 4, 7, 1]
     expected = []
     for place, token in enumerate(ids):
-        expected.append(log_softmax(target.forward([*prompt, *ids[:place]], 1).logits[0])[token])
+        expected.append(log_softmax(read(target, [*prompt, *ids[:place]]).logits[0])[token])
     whole = read_output(target, Sampling(1.0), prompt, ids, VOCAB)
     assert whole.log_likelihood == pytest.approx(np.mean(expected))
     monkeypatch.setattr(quality, "_ROWS", 2)
@@ -33,7 +40,7 @@ def test_greedy_text_of_the_target_matches_its_own_choice():
     bench = toy_bench(temperature=0.0)
     tokens = [1]
     for _ in range(6):
-        tokens.append(int(np.argmax(bench.pair.target.forward(tokens, 1).logits[0])))
+        tokens.append(int(np.argmax(read(bench.pair.target, tokens).logits[0])))
     reading = read_output(bench.pair.target, bench.sampling, tokens[:1], tokens[1:], VOCAB)
     assert (reading.mismatch, reading.atypical, reading.own_atypical) == (0, 0, 0)
 
@@ -55,40 +62,42 @@ def test_flops_are_two_per_parameter_and_token_and_the_paper_charges_tested_ones
 
 
 def proposal(token, peak):
-    logits = np.log(np.array([peak, 1 - peak]))
-    return Proposal(token, Law(np.array([peak, 1 - peak])), logits, None, None, None)
+    probs = np.array([peak, 1 - peak])
+    return Proposal(token, Law(probs), np.log(probs), facts_of(np.log(probs)[None]).table[0])
 
 
 def drafted(gate, *pairs):
-    draft = Draft()
+    """A text after these (token, chance of token 0) were drafted one by one, and whether the gate wants more."""
+    text = Text([0], 10, Sampling(0.0), Chance(0), Limits(2, 100))
     for token, peak in pairs:
-        draft.append(proposal(token, peak))
-        draft.settle(*gate.vouch(draft))
-    return draft
+        text.add(proposal(token, peak))
+        more = gate.judge(text)
+    return text, more
+
+
+def judged(rule, text, *peaks):
+    """The rule's verdict where the target's chances of token 0 are these, row by row."""
+    logits = np.log(np.array([[peak, 1 - peak] for peak in peaks]))
+    verdict = rule.judge(text, Reading(text, Views(logits, None, facts_of(logits))))
+    return len(verdict.path), verdict.token
 
 
 def test_big_little_decoding_stops_at_a_doubt_and_lets_the_target_write_that_token():
     gate = FallbackGate(0.7)
-    sure, unsure = drafted(gate, (0, 0.9)), drafted(gate, (0, 0.9), (0, 0.6))
-    assert gate.keep_drafting(sure) and not gate.keep_drafting(unsure)
-    assert not unsure.all_vouched and unsure.vouched == [False, False]
-    rule = RollbackRule(0.7, rollback=2.0, sampling=Sampling(0.0))
-    laws = [Law(np.array([0.8, 0.2])), Law(np.array([0.3, 0.7])), Law(np.array([1.0, 0.0]))]
-    verdict = rule.judge(unsure, laws, Dice(np.random.default_rng(0)))
-    assert (verdict.num_kept, verdict.next_token) == (1, 1)
+    assert drafted(gate, (0, 0.9))[1]
+    unsure, more = drafted(gate, (0, 0.9), (0, 0.6))
+    assert not more and list(unsure.tree.vouched) == [0, 0]
+    assert judged(RollbackRule(0.7, rollback=2.0), unsure, 0.8, 0.3, 0.99) == (1, 1)
 
 
 def test_big_little_decoding_goes_back_to_what_the_target_finds_unlikely():
-    gate, rule = FallbackGate(0.5), RollbackRule(0.5, rollback=2.0, sampling=Sampling(0.0))
-    draft = drafted(gate, (0, 0.9), (1, 0.9))
-    laws = [Law(np.array([0.1, 0.9])), Law(np.array([0.5, 0.5])), Law(np.array([0.5, 0.5]))]
-    verdict = rule.judge(draft, laws, Dice(np.random.default_rng(0)))  # -log 0.1 = 2.3 nats
-    assert (verdict.num_kept, verdict.next_token) == (0, 1)
-    kept = rule.judge(draft, [Law(np.array([0.2, 0.8])), *laws[1:]], Dice(np.random.default_rng(0)))
-    assert kept.num_kept == 2
+    text, _ = drafted(FallbackGate(0.5), (0, 0.9), (1, 0.1))
+    rule = RollbackRule(0.5, rollback=2.0)
+    assert judged(rule, text, 0.1, 0.4, 0.4) == (0, 1)  # -log 0.1 = 2.3 nats
+    assert judged(rule, text, 0.2, 0.4, 0.4)[0] == 2
 
 
-@pytest.mark.parametrize("bad", [lambda: FallbackGate(1.5), lambda: RollbackRule(0.5, 0.0, Sampling())])
+@pytest.mark.parametrize("bad", [lambda: FallbackGate(1.5), lambda: RollbackRule(0.5, 0.0)])
 def test_thresholds_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError):
         bad()

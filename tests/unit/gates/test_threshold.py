@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from sprinter.core.records import Draft, Law, Proposal
+from sprinter.core.chance import Chance
+from sprinter.core.law import Law
+from sprinter.core.rows import Needs
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal, Tree
 from sprinter.gates.threshold import ThresholdGate
-from sprinter.models.base import Capabilities
 
 
 class Says:
     """A scorer that says one number per place of the draft, and counts how often it is asked."""
 
-    needs = Capabilities()
+    needs = Needs()
 
     def __init__(self, *numbers: float) -> None:
         self.numbers = numbers
         self.asked = 0
 
-    def score(self, draft: Draft) -> float:
+    def score(self, text: Text, proposal: Proposal) -> float:
         self.asked += 1
-        return self.numbers[len(draft) - 1]
+        return self.numbers[len(text.tree.scores)]
 
 
-def drafted(gate: ThresholdGate) -> Draft:
-    draft = Draft()
-    while gate.keep_drafting(draft):
-        draft.append(Proposal(1, Law(np.ones(1)), np.zeros(2), None, None, None))
-        draft.settle(*gate.vouch(draft))
-    return draft
+def drafted(gate: ThresholdGate) -> Tree:
+    text = Text([0], 50, Sampling(), Chance(0), Limits(2, 100))
+    more = gate.judge(text)
+    while more:
+        text.add(Proposal(1, Law(np.ones(1), np.array([1]))))
+        more = gate.judge(text)
+    return text.tree
 
 
 def test_survival_is_the_survivor_s_word_and_only_doubtful_tokens_are_asked_about() -> None:
     typical, accept = Says(0.9, 0.99, 0.9, 0.9, 0.9), Says(0.7, 0.1, 0.7, 0.9, 0.9)
-    draft = drafted(ThresholdGate(typical, 0.95, 0.5, 5, survivor=accept))
+    tree = drafted(ThresholdGate(typical, 0.95, 0.5, 5, survivor=accept))
     # 0.7, then a vouched token, then 0.7 * 0.7 < 0.5: the third ends it.
-    assert draft.vouched == [False, True, False]
-    assert draft.scores == [0.9, 0.99, 0.9]
+    assert list(tree.vouched) == [False, True, False]
+    assert tree.scores == [0.9, 0.99, 0.9]
     assert accept.asked == 2
 
 

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprinter.build import Pair
-from sprinter.core.records import Draft, Law, Proposal
+from sprinter.core.chance import Chance
+from sprinter.core.law import Law
+from sprinter.core.rows import FloatArray
 from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal
 from sprinter.errors import BackendError, DataError
-from sprinter.gates.features import SCALARS, vector
+from sprinter.gates.features import SCALARS, assemble, scalars, vector
 from sprinter.gates.verifier import load_verifier, require_pair
 from sprinter.learn.collect import CollectSettings, describe
 from sprinter.learn.fit import PRESETS, Sides, curve, fit, scores_of, threshold_at
@@ -25,6 +29,7 @@ from sprinter.learn.prompts import read_prompts
 from sprinter.learn.rounds import train_rounds
 from sprinter.learn.rows import Rows, load_rows
 from sprinter.learn.save import save_verifier
+from sprinter.models.base import facts_of
 
 HIDDEN = 12
 QUICK = replace(PRESETS["default"], epochs=8, widths=(16,), batch=32, dropout=0.0)
@@ -95,21 +100,25 @@ def test_a_saved_verifier_scores_as_it_was_measured(rows: Rows, tmp_path: Path) 
         verifier = load_verifier(tmp_path / "v", output)
         batch = verifier.score_batch(rows.inputs(QUICK.features, places))
         np.testing.assert_allclose(batch, scores_of(fitted, rows, places)[output], atol=1e-5)
-        for place in places:
-            inputs = rows.inputs(QUICK.features, places[place : place + 1])[0]
-            assert verifier.score_vector(inputs) == pytest.approx(batch[place], abs=1e-5)
+
+
+def drafted(
+    token: int, logits: FloatArray, hidden: FloatArray | None = None, embedding: FloatArray | None = None
+) -> Proposal:
+    """A token drawn from a uniform law over the width of `logits`."""
+    law = Law(np.full(len(logits), 1 / len(logits)))
+    embed = None if embedding is None else lambda token: embedding
+    return Proposal(token, law, logits, facts_of(logits[None]).table[0], None, hidden, embed)
 
 
 def test_stored_rows_give_the_features_the_gate_sees() -> None:
     rng = np.random.default_rng(0)
     hidden, embedding, logits = rng.normal(size=(3, 6)).astype(np.float32)
-    proposal = Proposal(2, Law(np.full(6, 1 / 6)), logits, None, hidden, embedding)
-    draft = Draft([2], [proposal])
+    proposal = drafted(2, logits, hidden, embedding)
     names = ("embedding", "rank", "hidden", "entropy")
-    from sprinter.gates.features import assemble, scalars
-
-    stored = assemble(names, hidden[None], embedding[None], scalars(draft)[None])
-    np.testing.assert_array_equal(stored[0], vector(names, draft))
+    numbers = scalars(proposal, 3, None, (1, 2))
+    stored = assemble(names, hidden[None], embedding[None], numbers[None])
+    np.testing.assert_array_equal(stored[0], vector(names, proposal, numbers))
 
 
 def test_a_damaged_verifier_is_one_clear_error(rows: Rows, tmp_path: Path) -> None:
@@ -133,7 +142,7 @@ def test_a_damaged_verifier_is_one_clear_error(rows: Rows, tmp_path: Path) -> No
     described = json.loads(text)
     del described["features"]
     record.write_text(json.dumps(described))
-    with pytest.raises(BackendError, match="incomplete or malformed"):
+    with pytest.raises(BackendError, match="missing required field `features`"):
         load_verifier(folder)
 
 
@@ -207,16 +216,16 @@ def test_a_score_in_two_parts_is_the_score_of_the_whole_vector(rows: Rows, tmp_p
     for token in (3, 1, 3):
         embedding = np.random.default_rng(token).normal(size=HIDDEN).astype(np.float32)
         hidden, logits = rng.normal(size=HIDDEN).astype(np.float32), rng.normal(size=9).astype(np.float32)
-        draft = Draft([token], [Proposal(token, Law(np.full(9, 1 / 9)), logits, None, hidden, embedding)])
-        whole = verifier.score_vector(vector(verifier.record.features, draft))
-        assert verifier.score(draft) == pytest.approx(whole, abs=1e-6)
+        text = Text([1], 5, Sampling(), Chance(0), Limits(9, 99))
+        text.add(drafted(token, logits, hidden, embedding))
+        (proposal,) = text.tree.fresh
+        inputs = vector(verifier.record.features, proposal, scalars(proposal, 0, 1.0, (0, 0)))
+        assert verifier.score(text, proposal) == pytest.approx(verifier.score_batch(inputs[None])[0], abs=1e-6)
 
 
 def test_scalars_bear_banned_tokens_and_a_vocabulary_of_one() -> None:
-    from sprinter.gates.features import scalars
-
     logits = np.array([0.0, -np.inf, 1.0, 2.0], np.float32)
-    found = scalars(Draft([2], [Proposal(2, Law(np.full(4, 0.25)), logits, None, None, None)]))
+    found = scalars(drafted(2, logits), 0, 1.0, (0, 0))
     probs = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
     expected = [
         np.log(0.25),
@@ -230,5 +239,5 @@ def test_scalars_bear_banned_tokens_and_a_vocabulary_of_one() -> None:
         0,
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    alone = scalars(Draft([0], [Proposal(0, Law(np.ones(1)), np.zeros(1, np.float32), None, None, None)]))
+    alone = scalars(drafted(0, np.zeros(1, np.float32)), 0, 1.0, (0, 0))
     np.testing.assert_allclose(alone, [0, 0, 0, 1, 0, 0, 1, 0, 0], atol=1e-6)
