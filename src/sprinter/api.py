@@ -6,9 +6,9 @@ import asyncio
 import dataclasses
 import threading
 import warnings
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
@@ -147,16 +147,22 @@ class Sprinter:
         **settings: Unpack[Settings],
     ) -> Iterator[tuple[int, Generation | SprinterError]]:
         """(place, text) of a list of prompts as they are done, `batch` at a time; an impossible one gives its error."""
+        texts = (partial(self._opened, entry, chat, settings, place) for place, entry in enumerate(prompts))
+        return self.in_company(texts, batch)
+
+    def in_company(
+        self, texts: Iterable[Callable[[], Stream]], batch: int = 16
+    ) -> Iterator[tuple[int, Generation | SprinterError]]:
+        """(place, text) of whatever the calls in `texts` start, as they are done; at most `batch` at a time."""
         if batch < 1:
             raise ConfigError(f"batch is {batch}, but must be at least 1")
-        waiting = enumerate(prompts)
-        running: dict[int, Stream] = {}
+        waiting, running = enumerate(texts), dict[int, Stream]()
         try:
             while True:
                 while len(running) < batch and (entry := next(waiting, None)) is not None:
-                    place, request = entry
+                    place, start = entry
                     try:
-                        running[place] = self._opened(request, chat, settings, place)
+                        running[place] = start()
                     except SprinterError as error:
                         yield place, error
                 if not running:

@@ -10,22 +10,26 @@ import pytest
 from numpy.typing import NDArray
 
 from sprinter.certify.guard import Guard, Watch
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
 from sprinter.core.records import Emitted
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.engine import Engine
 from sprinter.gates.confidence import Confidence
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
 from sprinter.rules.vouched import VouchedRule
+from tests.support.passes import read
 
 VOCAB = 6
 
 
 def tabled(model: ToyModel) -> ToyModel:
     """The same laws, looked up instead of drawn again for each context."""
-    rows = np.stack([model.forward([token], 1).logits[0] for token in range(VOCAB)])
+    rows = np.stack([read(model, [token]).logits[0] for token in range(VOCAB)])
     return ToyModel(lambda context: rows[context[-1]], VOCAB, model.info.name)
 
 
@@ -35,7 +39,7 @@ TARGET, GOOD, BAD = tabled(RANDOM), tabled(RANDOM.near(32, noise=0.3)), tabled(R
 
 def law_table(model: ToyModel) -> NDArray[np.float64]:
     """Next-token laws after each token, [vocab, vocab]."""
-    logits = np.stack([model.forward([token], 1).logits[0] for token in range(VOCAB)])
+    logits = np.stack([read(model, [token]).logits[0] for token in range(VOCAB)])
     weights = np.exp(logits)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
@@ -47,17 +51,15 @@ def one_step_errors(draft: ToyModel, threshold: float) -> NDArray[np.float64]:
 
 
 def decode(
-    draft: ToyModel, threshold: float, lookahead: float, num_tokens: int, seed: int
+    draft: ToyModel, threshold: float, lookahead: float, num_tokens: int, seed: int, limits: Limits | None = None
 ) -> tuple[list[int], list[Emitted], Audit]:
     """One closed run on the real engine: context, tokens, audit."""
     gate = ThresholdGate(Confidence(), threshold, lookahead, max_draft=5)
-    sampling = Sampling()
-    engine = Engine(TARGET, ModelDrafter(draft, sampling, VOCAB), gate, VouchedRule(), sampling, Limits(VOCAB, 4096))
-    audit = Audit()
-    run = engine.start([seed % VOCAB], num_tokens, Dice(np.random.default_rng(seed)), audit)
-    emitted = list(run)
-    run.close_audit()
-    return [seed % VOCAB, *(token.id for token in emitted)], emitted, audit
+    text = Text([seed % VOCAB], num_tokens, Sampling(), Chance(seed), limits or Limits(VOCAB, 4096))
+    engine, audit = Engine(TARGET), Audit()
+    engine.run([engine.begin(text, Recipe(gate, VouchedRule(), ModelDrafter(draft)), [audit])])
+    engine.close_audit([text])
+    return [seed % VOCAB, *(token.id for token in text.out)], text.out, audit
 
 
 @pytest.mark.parametrize("lookahead", [1.0, 0.2])
@@ -90,15 +92,9 @@ def test_the_audit_counts_each_emitted_token_once_and_no_other(num_tokens: int, 
 
 
 def test_the_audit_stops_counting_at_the_end_of_a_text() -> None:
-    gate = ThresholdGate(Confidence(), 0.3, 0.2, max_draft=5)
-    sampling, limits = Sampling(), Limits(VOCAB, 4096, frozenset({2}))
-    engine = Engine(TARGET, ModelDrafter(BAD, sampling, VOCAB), gate, VouchedRule(), sampling, limits)
     endings = 0
     for seed in range(200):
-        audit = Audit()
-        run = engine.start([0], 50, Dice(np.random.default_rng(seed)), audit)
-        emitted = list(run)
-        run.close_audit()
+        _, emitted, audit = decode(BAD, 0.3, 0.2, 50, seed, Limits(VOCAB, 4096, frozenset({2})))
         endings += emitted[-1].id == 2
         assert len(audit.tv_losses) == len(emitted)
     assert endings > 150

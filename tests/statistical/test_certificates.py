@@ -20,6 +20,7 @@ from sprinter.bounds import PVALUES, RunningBound
 from sprinter.certify.calibrate import Aim, Plan, calibrate, fixed_sequence
 from sprinter.certify.journal import Measurement
 from sprinter.models.toy import ToyModel
+from tests.support.passes import read
 
 Floats = NDArray[np.float64]
 VOCAB = 8
@@ -45,7 +46,7 @@ def laws() -> tuple[Floats, Floats, Floats]:
     p, q = np.empty((2, NUM_KINDS, VOCAB, VOCAB))
     for kind, noise in enumerate((0.05, 0.1, 1, 2, 4, 8)):
         for table, model in ((p, target), (q, target.near(seed=10 + kind, noise=noise))):
-            logits = np.stack([model.forward([token], 1).logits[0] for token in range(VOCAB)])
+            logits = np.stack([read(model, [token]).logits[0] for token in range(VOCAB)])
             table[kind] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     wobble = np.random.default_rng(4).normal(0, 0.5, p.shape)
     return p, q, np.clip(np.minimum(1, p / q) + wobble, 0, 1)
@@ -177,7 +178,7 @@ class NoJournal:
     def get(self, threshold: float, prompt: int) -> None:
         return None
 
-    def add(self, threshold: float, prompt: int, measured: Measurement) -> None:
+    def put(self, threshold: float, prompt: int, measured: Measurement) -> None:
         pass
 
 
@@ -194,7 +195,11 @@ def test_calibrations_that_leave_thresholds_early_are_violated_no_more_often_tha
     for _ in range(CALIBRATIONS):
         rows = rng.integers(100_000, size=plan.num_prompts)
         drawn = {threshold: losses[rows].tolist() for threshold, losses in pool.items()}
-        grid, claims = calibrate(plan, lambda t, n, drawn=drawn: Measurement({"tv": drawn[t][n]}, 1, 1), NoJournal())
+
+        def measure(threshold, prompts, drawn=drawn):
+            return ((n, Measurement({"tv": drawn[threshold][n]}, 1, 1)) for n in prompts)
+
+        grid, claims = calibrate(plan, measure, NoJournal())
         counts = {row.threshold: row.num_prompts for row in grid}
         used.append(sum(counts.values()) / len(counts))
         for place, (aim, claim) in enumerate(zip(aims, claims, strict=True)):

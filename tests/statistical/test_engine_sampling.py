@@ -11,20 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from scipy.stats import chi2, ncx2
-from sprinter.rules.base import AcceptanceRule
 
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Gate, Recipe, Rule
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
-from sprinter.gates.base import Gate
+from sprinter.engine import Engine
 from sprinter.gates.confidence import Confidence
 from sprinter.gates.fixed import FixedGate, OpenGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
-from sprinter.observers.audit import Audit
 from sprinter.rules.exact import ExactRule
 from sprinter.rules.vouched import VouchedRule
 from tests.support.enumeration import distance, model_law, output_law
@@ -37,12 +36,15 @@ TARGET = ToyModel.random(VOCAB, 21, order=1, spread=0.8)
 DRAFT = TARGET.near(22, noise=0.8)
 
 
-def sampled(gate: Gate, rule: AcceptanceRule, seed: int) -> Counter[tuple[int, ...]]:
-    """Outcomes of NUM_RUNS runs that share one generator, as a program's requests do."""
-    sampling = Sampling()
-    engine = Engine(TARGET, ModelDrafter(DRAFT, sampling, VOCAB), gate, rule, sampling, Limits(VOCAB, 64))
-    dice = Dice(np.random.default_rng(seed))
-    return Counter(tuple(e.id for e in engine.start([0], 2, dice, Audit())) for _ in range(NUM_RUNS))
+def sampled(gate: Gate, rule: Rule, seed: int) -> Counter[tuple[int, ...]]:
+    """Outcomes of NUM_RUNS texts with a seed each, a hundred at a time in company."""
+    engine, recipe, limits = Engine(TARGET), Recipe(gate, rule, ModelDrafter(DRAFT)), Limits(VOCAB, 64)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for start in range(0, NUM_RUNS, 100):
+        texts = [Text([0], 2, Sampling(), Chance(NUM_RUNS * seed + start + n), limits) for n in range(100)]
+        engine.run([engine.begin(text, recipe) for text in texts])
+        counts.update(tuple(e.id for e in text.out) for text in texts)
+    return counts
 
 
 def p_value(counts: Counter[tuple[int, ...]], law: dict) -> float:  # type: ignore[type-arg]
@@ -50,7 +52,7 @@ def p_value(counts: Counter[tuple[int, ...]], law: dict) -> float:  # type: igno
     return float(chi2.sf(statistic, len(law) - 1))
 
 
-METHODS: dict[str, tuple[Callable[[], Gate], AcceptanceRule]] = {
+METHODS: dict[str, tuple[Callable[[], Gate], Rule]] = {
     "exact": (lambda: FixedGate(2), ExactRule()),
     "lossless": (lambda: ThresholdGate(Confidence(), math.inf, 0.2, 3), ExactRule()),
     "sprinter at infinity": (lambda: ThresholdGate(Confidence(), math.inf), VouchedRule()),

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from sprinter.bench.probe import Parts, probe_rows
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.engine import Engine
 from sprinter.gates.confidence import Confidence
 from sprinter.gates.fixed import FixedGate
 from sprinter.gates.threshold import ThresholdGate
@@ -30,14 +33,14 @@ PROMPTS = [[i % VOCAB, (5 * i + 1) % VOCAB] for i in range(24)]
 def models():
     """A pair whose laws depend on the last token, so that neighbouring tokens depend on each other."""
     target = ToyModel.random(VOCAB, 17, order=1, spread=2.0)
-    return target, ModelDrafter(target.near(4, 0.9), SAMPLING, VOCAB)
+    return target, ModelDrafter(target.near(4, 0.9))
 
 
 @pytest.fixture(scope="module")
 def traces():
     target, drafter = models()
     parts = Parts(target, drafter, Confidence(), SAMPLING, LIMITS)
-    return probe_rows(parts, PROMPTS, 60, Dice(np.random.default_rng(1)))
+    return probe_rows(parts, PROMPTS, 60, seed=1)
 
 
 METHODS = {
@@ -62,14 +65,14 @@ def test_a_plan_from_a_probe_predicts_the_engines_speed_and_loss(method, traces)
     candidate, parts = METHODS[method]
     predicted = trace_outcome(candidate, traces, COSTS)
     seconds, tokens, losses = 0.0, 0, []
-    dice = Dice(np.random.default_rng(2))
-    for prompt in PROMPTS:
-        target, drafter = models()
-        audit = Audit()
-        run = Engine(target, drafter, *parts(), SAMPLING, LIMITS).start(prompt, 60, dice, audit)
-        tokens += sum(1 for _ in run)
+    target, drafter = models()
+    engine, recipe = Engine(target), Recipe(*parts(), drafter)
+    for seed, prompt in enumerate(PROMPTS):
+        text, audit = Text(prompt, 60, SAMPLING, Chance(seed), LIMITS), Audit()
+        engine.run([engine.begin(text, recipe, [audit])])
+        tokens += text.num_tokens
         losses += audit.tv_losses
-        seconds += run.counters.draft_steps * COSTS.draft_s + run.counters.target_calls * COSTS.target_s(1)
+        seconds += text.counters.draft_steps * COSTS.draft_s + text.counters.target_calls * COSTS.target_s(1)
     assert predicted.speedup > 1.2
     assert tokens / seconds == pytest.approx(predicted.speedup, rel=0.15)
     assert np.mean(losses) == pytest.approx(predicted.loss, abs=0.03)

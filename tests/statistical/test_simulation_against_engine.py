@@ -1,18 +1,21 @@
 """The real engine on toy models: the closed forms hold where tokens are independent, and the audit sees their loss."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from sprinter.core.records import Draft, Law, Verdict
-from sprinter.core.sampling import Dice, Sampling, acceptance
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.reading import Reading
+from sprinter.core.rows import Needs
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Limits, Text
+from sprinter.core.tree import Proposal, Verdict
 from sprinter.drafters.model import ModelDrafter
-from sprinter.engine import Engine, Limits
+from sprinter.engine import Engine
 from sprinter.gates.fixed import FixedGate
 from sprinter.gates.threshold import ThresholdGate
-from sprinter.models.base import Capabilities
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
 from sprinter.rules.exact import ExactRule
@@ -39,50 +42,47 @@ LAW = TokenLaw(softmax(DRAFT_LOGITS), acceptance_probs(softmax(TARGET_LOGITS), s
 class ByToken:
     """Scores a token by a table."""
 
-    needs = Capabilities()
+    needs = Needs()
 
-    def score(self, draft: Draft) -> float:
-        return float(SCORES[draft.tokens[-1]])
+    def score(self, text: Text, proposal: Proposal) -> float:
+        return float(SCORES[proposal.token])
 
 
-class Watched:
-    """A rule that notes [drafted, tokens, tested, loss] of every round it judges."""
+class Rounds:
+    """Notes [drafted, tokens, tested, loss] of every target call."""
 
-    def __init__(self, rule) -> None:
-        self.rule = rule
+    keeps_drafts = False
+
+    def __init__(self) -> None:
         self.rounds: list[tuple[float, ...]] = []
 
-    def judge(self, draft: Draft, target_laws: Sequence[Law], dice: Dice) -> Verdict:
-        verdict = self.rule.judge(draft, target_laws, dice)
+    def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
+        tree = text.tree
         loss = sum(
-            1 - acceptance(draft.tokens[i], target_laws[i], draft.proposals[i].law)
-            for i in range(verdict.num_kept)
-            if draft.vouched[i]
+            1 - min(1.0, reading.before(node).prob(tree.tokens[node]) / tree.probs[node])
+            for node in verdict.path
+            if tree.vouched[node]
         )
-        tested = len(draft) - sum(draft.vouched)
-        self.rounds.append((len(draft), verdict.num_kept + (verdict.next_token is not None), tested, loss))
-        return verdict
+        tokens = len(verdict.path) + (verdict.token is not None)
+        self.rounds.append((len(tree), tokens, tree.vouched.count(0), loss))
 
 
 def run_engine(gate, rule, num_runs=60, rounds_per_run=15):
     """[num_rounds, 4] and the audited losses; short runs, as the toy's work grows with the length of its context."""
-    dice = Dice(np.random.default_rng(9))
     rounds: list[tuple[float, ...]] = []
     losses: list[float] = []
-    for _ in range(num_runs):
-        target = ToyModel(lambda context: TARGET_LOGITS, VOCAB, "target")
-        draft = ToyModel(lambda context: DRAFT_LOGITS, VOCAB, "draft")
-        watched, audit = Watched(rule), Audit()
-        drafter = ModelDrafter(draft, Sampling(), VOCAB)
-        engine = Engine(target, drafter, gate, watched, Sampling(), Limits(VOCAB, 4096))
-        for _ in engine.start([0], 1000, dice, audit):
-            # A number of rounds fixed beforehand: stopping at a number of tokens would favour long last rounds.
-            if len(watched.rounds) >= rounds_per_run:
-                break
-        # A round may emit nothing after its judgement, so one more can have been judged by then.
-        kept = watched.rounds[:rounds_per_run]
-        rounds += kept
-        losses += audit.tv_losses[: sum(int(tokens) for _, tokens, _, _ in kept)]
+    target = ToyModel(lambda context: TARGET_LOGITS, VOCAB, "target")
+    draft = ToyModel(lambda context: DRAFT_LOGITS, VOCAB, "draft")
+    engine, recipe = Engine(target), Recipe(gate, rule, ModelDrafter(draft))
+    for seed in range(num_runs):
+        watched, audit = Rounds(), Audit()
+        text = Text([0], 1000, Sampling(), Chance(seed), Limits(VOCAB, 4096))
+        engine.begin(text, recipe, [watched, audit])
+        # A number of rounds fixed beforehand: stopping at a number of tokens would favour long last rounds.
+        while text.round < rounds_per_run:
+            engine.tick([text])
+        rounds += watched.rounds
+        losses += audit.tv_losses
     return np.array(rounds), losses
 
 

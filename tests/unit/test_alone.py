@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from sprinter.alone import alone
-from sprinter.certify.calibrate import Measurement
-from sprinter.certify.journal import Journal
 from sprinter.errors import DataError
+from sprinter.journal import Journal
 
 HOLD_FOLDER = "from sprinter.alone import alone\nwith alone(Path(sys.argv[1])):"
-HOLD_JOURNAL = "from sprinter.certify.journal import Journal\nwith Journal(Path(sys.argv[1]), {'data': 'x'}):"
+HOLD_JOURNAL = "from sprinter.journal import Journal\nwith Journal(Path(sys.argv[1]), {'data': 'x'}):"
 WAIT = "\n    print('held', flush=True)\n    sys.stdin.read()"
 
 
@@ -52,7 +51,7 @@ def test_a_held_journal_is_refused_unchanged_and_goes_on_after_its_holder_is_kil
     process.kill()
     process.wait()
     with Journal(place, {"data": "x"}) as journal:
-        journal.add(0.5, 0, Measurement({"tv": 0.1}, 8, 2))
+        journal.add({"prompt": 0})
     assert place.read_bytes().startswith(before)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from sprinter.bounds import pvalue_named, upper_bound
 from sprinter.certify.certificate import Claim, GridRow
-from sprinter.certify.journal import Journal, Measurement
+from sprinter.certify.journal import Measurement, Measurements
 from sprinter.certify.risks import risk_named
 from sprinter.errors import ConfigError
 
-# How often, in prompts, the p-values are looked at while a threshold is being measured.
+# How often, in prompts, the p-values are looked at while a threshold is being measured; so many go in company.
 _STEP = 10
 # A level is given up at a threshold if it would fail even with the rest of the prompts this many standard errors
 # better than those so far. Giving up can only lose a claim, never make a wrong one.
@@ -126,7 +126,8 @@ class Progress:
         return self.plan.pvalue(aim, np.concatenate([losses, rest])) > self.plan.alpha
 
 
-Measure = Callable[[float, int], Measurement]
+# (threshold, prompts) -> (prompt, what was measured), as they are done
+Measure = Callable[[float, Sequence[int]], Iterable[tuple[int, Measurement]]]
 Report = Callable[[Progress], None]
 
 
@@ -162,11 +163,11 @@ def fixed_sequence(plan: Plan, losses_at: Callable[[float, Sequence[Aim]], Losse
 
 
 def calibrate(
-    plan: Plan, measure: Measure, journal: Journal, report: Report = lambda progress: None
+    plan: Plan, measure: Measure, journal: Measurements, report: Report = lambda progress: None
 ) -> tuple[list[GridRow], list[Claim]]:
     """Run the plan: one on-policy decoding of each prompt at each threshold that is reached.
 
-    `measure(threshold, prompt)` decodes prompt number `prompt`; what the journal already holds is not measured again.
+    `measure(threshold, prompts)` decodes prompts by number; what the journal already holds is not measured again.
     """
     measured: dict[float, list[Measurement]] = {}
 
@@ -193,13 +194,15 @@ def calibrate(
     return [_grid_row(plan, threshold, rows) for threshold, rows in measured.items()], claims
 
 
-def _measured(prompts: range, threshold: float, measure: Measure, journal: Journal) -> Iterator[Measurement]:
-    for prompt in prompts:
-        known = journal.get(threshold, prompt)
-        if known is None:
-            known = measure(threshold, prompt)
-            journal.add(threshold, prompt, known)
-        yield known
+def _measured(prompts: range, threshold: float, measure: Measure, journal: Measurements) -> Iterator[Measurement]:
+    for start in range(prompts.start, prompts.stop, _STEP):
+        block = range(start, min(start + _STEP, prompts.stop))
+        known = {prompt: journal.get(threshold, prompt) for prompt in block}
+        missing = [prompt for prompt, found in known.items() if found is None]
+        for prompt, measured in measure(threshold, missing) if missing else ():
+            journal.put(threshold, prompt, measured)
+            known[prompt] = measured
+        yield from (found for found in known.values() if found is not None)
 
 
 def _columns(rows: Sequence[Measurement]) -> dict[str, NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ def _run(
     from sprinter.certify.calibrate import calibrate as run_plan
     from sprinter.certify.certificate import Certificate
     from sprinter.certify.choose import setting_of
-    from sprinter.certify.journal import Journal
+    from sprinter.certify.journal import Measurements
     from sprinter.provenance import stamp
 
     config = make_config(None, {**given, "audit": "close"})
@@ -152,9 +152,9 @@ def _run(
         "data": data,
         "reference": reference if any(aim.loss == "rouge" for aim in plan.aims) else "",
         "max_new_tokens": config.generation.max_new_tokens,
-        "seed": config.generation.seed,
+        "seed": config.generation.seed or 0,
     }
-    with Journal(kept, run) as journal:
+    with Measurements(kept, run) as journal:
         measure = _Measure(sprinter, rows, config, run["reference"])
         table, claims = run_plan(plan, measure, journal, _show)
     return Certificate(
@@ -187,26 +187,36 @@ def _keep(certificate: Certificate, out: Path) -> None:
 
 
 class _Measure:
-    """Decodes one prompt at one threshold, closes the audit, and says what was lost."""
+    """Decodes prompts at one threshold in company, closes their audits, and says what was lost."""
 
     def __init__(self, sprinter: Any, rows: list[tuple[str, str]], config: Any, reference: str) -> None:
         self._sprinter, self._rows, self._config, self._reference = sprinter, rows, config, reference
         self._by_target: dict[int, str] = {}
 
-    def __call__(self, threshold: float, place: int) -> Any:
-        import dataclasses
+    def __call__(self, threshold: float, places: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        from functools import partial
 
         from sprinter.certify.journal import Measurement
         from sprinter.certify.risks import losses_of
+        from sprinter.errors import SprinterError
+
+        texts = [partial(self._sprinter.start, self._rows[p][0], self._changed(threshold, p)) for p in places]
+        for number, made in self._sprinter.in_company(texts, len(places)):
+            if isinstance(made, SprinterError):
+                raise made
+            place = places[number]
+            losses = losses_of(made, self._wanted(place))
+            yield place, Measurement(losses, made.num_tokens, made.counters.target_calls)
+
+    def _changed(self, threshold: float, place: int) -> Any:
+        """The settings of one prompt. A seed of its own for each: one for all would make their chances the same."""
+        import dataclasses
 
         config = self._config
-        # A seed of its own for each prompt: one for all would make their chances the same.
-        own = dataclasses.replace(config.generation, seed=config.generation.seed * 1_000_003 + place)
-        decoding = dataclasses.replace(config.decoding, threshold=threshold)
-        changed = dataclasses.replace(config, decoding=decoding, generation=own)
-        generation = self._sprinter.start(self._rows[place][0], changed).generation
-        losses = losses_of(generation, self._wanted(place))
-        return Measurement(losses, generation.num_tokens, generation.counters.target_calls)
+        own = dataclasses.replace(config.generation, seed=(config.generation.seed or 0) * 1_000_003 + place)
+        return dataclasses.replace(
+            config, decoding=dataclasses.replace(config.decoding, threshold=threshold), generation=own
+        )
 
     def _wanted(self, place: int) -> str | None:
         if not self._reference:

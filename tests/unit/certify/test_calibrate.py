@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sprinter.certify.calibrate import Aim, Plan, Progress, calibrate, fixed_sequence, last_rejected
-from sprinter.certify.journal import Journal, Measurement
+from sprinter.certify.journal import Measurement, Measurements
 from sprinter.errors import ConfigError, DataError
+from sprinter.journal import Journal
 
 RISKS = {0.9: 0.01, 0.8: 0.03, 0.7: 0.07, 0.6: 0.2}
 AIMS = (Aim("tv", 0.05), Aim("tv", 0.1), Aim("atypical", 0.05))
@@ -28,13 +29,14 @@ class Decoder:
         self.calls: list[tuple[float, int]] = []
         self._fail_after = fail_after
 
-    def __call__(self, threshold: float, prompt: int) -> Measurement:
-        if len(self.calls) == self._fail_after:
-            raise KeyboardInterrupt
-        self.calls.append((threshold, prompt))
-        rng = np.random.default_rng([int(threshold * 100), prompt])
-        risk = RISKS[threshold]
-        return Measurement({"tv": rng.beta(10 * risk, 10 * (1 - risk)), "atypical": risk / 2}, 64, 20)
+    def __call__(self, threshold: float, prompts: Sequence[int]) -> Iterator[tuple[int, Measurement]]:
+        for prompt in reversed(prompts):  # texts in company end in any order
+            if len(self.calls) == self._fail_after:
+                raise KeyboardInterrupt
+            self.calls.append((threshold, prompt))
+            rng = np.random.default_rng([int(threshold * 100), prompt])
+            risk = RISKS[threshold]
+            yield prompt, Measurement({"tv": rng.beta(10 * risk, 10 * (1 - risk)), "atypical": risk / 2}, 64, 20)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_sequence_stops_at_the_first_it_cannot_reject(pvalues: list[float], 
 
 def test_one_run_serves_every_aim(tmp_path: Path) -> None:
     decoder = Decoder()
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, claims = calibrate(plan(), decoder, journal)
     assert [claim.threshold for claim in claims] == [0.8, 0.7, 0.7]
     assert [len(claim.pvalues) for claim in claims] == [3, 4, 4]
@@ -65,14 +67,14 @@ def test_one_run_serves_every_aim(tmp_path: Path) -> None:
 def test_every_certified_threshold_has_the_fewest_prompts_asked_for_and_the_claims_do_not_depend_on_them(
     tmp_path: Path, min_prompts: int
 ) -> None:
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, claims = calibrate(plan(min_prompts=min_prompts), Decoder(), journal)
     assert [claim.threshold for claim in claims] == [0.8, 0.7, 0.7]
     assert min(row.num_prompts for row in grid if row.threshold in (0.8, 0.7)) >= min_prompts
 
 
 def test_a_level_clearly_out_of_reach_ends_its_threshold_though_it_is_not_lost_for_sure(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, claims = calibrate(plan(thresholds=(0.7,), aims=(Aim("tv", 0.05),)), Decoder(), journal)
     assert claims[0].threshold is None
     # Had all further prompts lost nothing, the level would have been proven after all.
@@ -84,7 +86,7 @@ def test_a_level_clearly_out_of_reach_ends_its_threshold_though_it_is_not_lost_f
 
 def test_the_grid_is_not_measured_beyond_the_last_failure(tmp_path: Path) -> None:
     decoder = Decoder()
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, claims = calibrate(plan(aims=(Aim("tv", 0.03),)), decoder, journal)
     assert [row.threshold for row in grid] == [0.9, 0.8]
     assert claims[0].threshold == 0.9
@@ -95,7 +97,7 @@ def test_a_level_no_number_of_clean_prompts_could_prove_is_infeasible_at_once(tm
     decoder = Decoder()
     small = plan(aims=(Aim("tv", 0.01),), num_prompts=100, min_prompts=100)
     assert small.prompts_needed(small.aims[0]) > 290
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, claims = calibrate(small, decoder, journal)
     assert (grid, claims[0].threshold, decoder.calls) == ([], None, [])
 
@@ -107,14 +109,14 @@ def test_even_the_safest_threshold_may_fail() -> None:
 
 
 def test_hoeffding_bentkus_always_takes_the_whole_sample(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         grid, _ = calibrate(plan(num_prompts=60, min_prompts=20, bound="hoeffding-bentkus"), Decoder(), journal)
     assert {row.num_prompts for row in grid} == {60}
 
 
 def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
     shown: list[Progress] = []
-    with Journal(tmp_path / "j.jsonl", {}) as journal:
+    with Measurements(tmp_path / "j.jsonl", {}) as journal:
         calibrate(plan(thresholds=(0.8,)), Decoder(), journal, shown.append)
     assert [now.prompts_done for now in shown] == list(range(10, 301, 10))
     uppers = [now.uppers[Aim("tv", 0.05)] for now in shown]
@@ -123,13 +125,13 @@ def test_progress_shows_the_current_bound(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    with Journal(tmp_path / "whole.jsonl", {"seed": 1}) as journal:
+    with Measurements(tmp_path / "whole.jsonl", {"seed": 1}) as journal:
         expected = calibrate(plan(), Decoder(), journal)
     for stop in (67, 350):
-        with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal, pytest.raises(KeyboardInterrupt):
+        with Measurements(tmp_path / "cut.jsonl", {"seed": 1}) as journal, pytest.raises(KeyboardInterrupt):
             calibrate(plan(), Decoder(fail_after=stop), journal)
     resumed = Decoder()
-    with Journal(tmp_path / "cut.jsonl", {"seed": 1}) as journal:
+    with Measurements(tmp_path / "cut.jsonl", {"seed": 1}) as journal:
         assert len(journal) == 67 + 350
         assert calibrate(plan(), resumed, journal) == expected
     assert min(resumed.calls) > (0.0, 0)
@@ -138,23 +140,23 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(tmp_path: Path) ->
 
 def test_a_torn_last_line_is_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    with Journal(path, {"seed": 1}) as journal:
+    with Measurements(path, {"seed": 1}) as journal:
         for prompt in range(3):
-            journal.add(0.9, prompt, Measurement({"tv": 0.1}, 64, 20))
+            journal.put(0.9, prompt, Measurement({"tv": 0.1}, 64, 20))
     whole = path.read_text()
     path.write_text(whole[:-9])
-    with Journal(path, {"seed": 1}) as journal:
+    with Measurements(path, {"seed": 1}) as journal:
         assert len(journal) == 2
-        journal.add(0.9, 2, Measurement({"tv": 0.1}, 64, 20))
+        journal.put(0.9, 2, Measurement({"tv": 0.1}, 64, 20))
     assert path.read_text() == whole
 
 
 def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    Journal(path, {"seed": 1}).close()
+    Measurements(path, {"seed": 1}).close()
     whole = path.read_text()
     path.write_text(whole[:9])
-    Journal(path, {"seed": 1}).close()
+    Measurements(path, {"seed": 1}).close()
     assert path.read_text() == whole
 
 
@@ -163,33 +165,39 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, content: str
     path = tmp_path / "notes.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match=r"notes\.jsonl"):
-        Journal(path, {"seed": 1})
+        Measurements(path, {"seed": 1})
     assert path.read_text() == content
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{",
-        "[]",
-        '{"threshold": 0.9}',
-        '{"threshold": "x", "prompt": 0, "losses": {"tv": 0.1}, "tokens": 1, "calls": 1}',
-        '{"threshold": 0.9, "prompt": 0, "losses": {"tv": 7}, "tokens": 1, "calls": 1}',
-        '{"threshold": 0.9, "prompt": 0, "losses": {"tv": NaN}, "tokens": 1, "calls": 1}',
-        '{"threshold": 0.9, "prompt": 0, "losses": [], "tokens": 1, "calls": 1}',
-    ],
-)
-def test_damage_inside_a_journal_is_named_by_line(tmp_path: Path, line: str) -> None:
+ROW = {"threshold": 0.9, "prompt": 0, "losses": {"tv": 0.1}, "num_tokens": 1, "target_calls": 1}
+
+
+@pytest.mark.parametrize("change", [{"threshold": "x"}, {"prompt": None}, {"losses": {"tv": "low"}}, {"losses": []}])
+def test_a_row_of_another_kind_is_named_by_line(tmp_path: Path, change: dict[str, object]) -> None:
+    with Journal(tmp_path / "j.jsonl", {}, "calibration") as journal:
+        journal.add({**ROW, **change})
+    with pytest.raises(DataError, match=r"j\.jsonl, line 2, is not what it should be"):
+        Measurements(tmp_path / "j.jsonl", {})
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_inside_a_journal_is_named_by_line(tmp_path: Path, place: float) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_text(json.dumps({"journal": 1}) + "\n" + line + "\n")
-    with pytest.raises(DataError, match=r"j.jsonl is damaged in line 2"):
-        Journal(path, {})
+    with Measurements(path, {}) as journal:
+        for prompt in range(3):
+            journal.put(0.9, prompt, Measurement({"tv": 0.1}, 64, 20))
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = int(len(lines[2]) * place)
+    lines[2] = lines[2][:at] + bytes([lines[2][at] ^ 1]) + lines[2][at + 1 :]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(DataError, match=r"j\.jsonl, line 3,"):
+        Measurements(path, {})
 
 
 def test_a_journal_of_another_run_is_refused_naming_what_differs(tmp_path: Path) -> None:
-    Journal(tmp_path / "j.jsonl", {"seed": 1, "method": "sprinter"}).close()
+    Measurements(tmp_path / "j.jsonl", {"seed": 1, "method": "sprinter"}).close()
     with pytest.raises(DataError, match=r"another calibration \(method, seed differ\)"):
-        Journal(tmp_path / "j.jsonl", {"seed": 2, "method": "lookahead"})
+        Measurements(tmp_path / "j.jsonl", {"seed": 2, "method": "lookahead"})
 
 
 @pytest.mark.parametrize(
