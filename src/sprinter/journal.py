@@ -15,6 +15,7 @@ from sprinter.errors import DataError
 
 _MOST_BYTES: Final = 1 << 20  # of one row that is not a text's whole account
 _HEADER: Final = "journal"
+_OPENING: Final = b'{"journal": {'
 
 
 class Journal:
@@ -69,9 +70,9 @@ class Journal:
         """Take up what the file holds; begin it if that is nothing."""
         first, whole = seal(header), 0
         for number, line in enumerate(self._lines(), start=1):
+            if number == 1 and not line.startswith(_OPENING) and not first.encode().startswith(line):
+                raise DataError(f"{self.path} is not a journal of a {self._what}: name another file")
             if not line.endswith(b"\n"):
-                if number == 1 and not first.encode().startswith(line):
-                    raise DataError(f"{self.path} is not a journal of a {self._what}: name another file")
                 break
             row = unseal(self._door, line, f"{self.path}, line {number},")
             if number == 1:
@@ -90,9 +91,7 @@ class Journal:
                 yield line
 
     def _compare(self, found: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-        theirs, ours = found.get(_HEADER), header[_HEADER]
-        if not isinstance(theirs, dict):
-            raise DataError(f"{self.path} is not a journal of a {self._what}: name another file")
+        theirs, ours = found[_HEADER], header[_HEADER]
         changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if changed:
             raise DataError(

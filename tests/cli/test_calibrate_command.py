@@ -313,7 +313,7 @@ def test_rouge_without_its_package_is_refused_before_anything_is_decoded(
 ) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(rouge, "find_spec", lambda name: None)
     code, out, err = run(*calibrate(place, "rouge.json", "--max", "rouge=0.9"))
-    assert (code, out) == (2, "") and "pip install 'sprinter[bench]'" in err
+    assert (code, out) == (2, "") and "pip install 'sprinter-decoding[bench]'" in err
     assert not (place / "rouge.journal.jsonl").exists()
 
 

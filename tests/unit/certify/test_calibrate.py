@@ -79,7 +79,7 @@ def test_a_level_clearly_out_of_reach_ends_its_threshold_though_it_is_not_lost_f
     assert claims[0].threshold is None
     # Had all further prompts lost nothing, the level would have been proven after all.
     done = grid[0].num_prompts
-    losses = [Decoder()(0.7, prompt).losses["tv"] for prompt in range(done)]
+    losses = [measured.losses["tv"] for _, measured in Decoder()(0.7, range(done))][::-1]
     assert plan().pvalue(AIMS[0], np.array([*losses, *[0.0] * (300 - done)])) <= 0.05
     assert done < 150
 
