@@ -23,10 +23,12 @@ import numpy as np
 import torch
 
 from sprinter.bench.bootstrap import paired_ratio
-from sprinter.bench.timing import forget
-from sprinter.build import Pair, build_engine
+from sprinter.build import Pair, build_recipe
 from sprinter.config import DecodingConfig, ModelConfig
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import Chance
+from sprinter.core.protocols import Recipe
+from sprinter.core.sampling import Sampling
+from sprinter.core.text import Text
 from sprinter.engine import Engine
 from sprinter.observers.audit import Audit
 from sprinter.provenance import stamp
@@ -34,6 +36,7 @@ from sprinter.provenance import stamp
 PROMPTS = Path(__file__).with_name("prompts") / "chat.jsonl"
 METHODS = ("target", "exact", "sprinter")
 TEMPERATURES = (0.0, 1.0)
+Task = tuple[Sequence[int], int, int]  # prompt, tokens to write, seed
 TURNS = (True, False, False, True)  # audited or not; a machine that slows down slows both alike
 
 
@@ -44,39 +47,40 @@ class TimedAudit(Audit):
         super().__init__()
         self.thread_s = 0.0
 
-    def observe(self, *call: Any) -> None:
+    def saw(self, *call: Any) -> None:
         started = thread_time()
-        super().observe(*call)
+        super().saw(*call)
         self.thread_s += thread_time() - started
 
 
 class NoAudit(TimedAudit):
     """An audit that does not look."""
 
-    def observe(self, *call: Any) -> None:
+    def saw(self, *call: Any) -> None:
         pass
 
 
-def decode_s(engine: Engine, pair: Pair, prompt: Sequence[int], count: int, seed: int, audited: bool) -> Any:
+def decode_s(pair: Pair, recipe: Recipe, sampling: Sampling, text: Task, audited: bool) -> Any:
     """(seconds, seconds of the audit's observing, tokens) of one text from empty caches."""
-    for model in (pair.target, pair.draft):
-        forget(model, prompt)
-    audit = TimedAudit() if audited else NoAudit()
-    run = engine.start(prompt, count, Dice(np.random.default_rng(seed)), audit)
+    prompt, count, seed = text
+    audit, engine = TimedAudit() if audited else NoAudit(), Engine(pair.target)
+    made = Text(prompt, count, sampling, Chance(seed), pair.limits(recipe.drafter is not None))
     started = perf_counter()
-    tokens = [emitted.id for emitted in run]
-    audit.report(len(tokens))
-    return perf_counter() - started, audit.thread_s, tokens
+    engine.run([engine.begin(made, recipe, [audit])])
+    audit.report(made.num_tokens)
+    return perf_counter() - started, audit.thread_s, [emitted.id for emitted in made.out]
 
 
-def measure(engine: Engine, pair: Pair, prompts: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
+def measure(
+    pair: Pair, recipe: Recipe, sampling: Sampling, prompts: Sequence[Sequence[int]], count: int
+) -> dict[str, Any]:
     """The ratio of one method over all prompts; a first prompt warms up."""
     seconds = {True: [0.0] * len(prompts), False: [0.0] * len(prompts)}
     num_tokens, unlike, observing_s = 0, 0, 0.0
     for place, prompt in enumerate([prompts[0], *prompts], -1):
         texts = []
         for audited in TURNS:
-            spent, observed, tokens = decode_s(engine, pair, prompt, count, max(0, place), audited)
+            spent, observed, tokens = decode_s(pair, recipe, sampling, (prompt, count, max(0, place)), audited)
             texts.append(tokens)
             if place >= 0:
                 seconds[audited][place] += spent
@@ -114,9 +118,9 @@ def main() -> None:
     results: dict[str, Any] = {}
     for method in given.methods.split(","):
         for temperature in TEMPERATURES:
-            engine = build_engine(pair, DecodingConfig(method=method), Sampling(temperature))
+            recipe = build_recipe(pair, DecodingConfig(method=method))
             name = f"{method}, temperature {temperature:g}"
-            results[name] = measure(engine, pair, prompts, given.max_new_tokens)
+            results[name] = measure(pair, recipe, Sampling(temperature), prompts, given.max_new_tokens)
             print(f"{name:26}", *(f"{key} {value}" for key, value in results[name].items()), file=sys.stderr)
     settings = {**vars(given), "data": given.data.name, "out": given.out.name, "threads": torch.get_num_threads()}
     told = {"results": results, "load_average": [load, os.getloadavg()[0]], "record": stamp(settings, 0)}

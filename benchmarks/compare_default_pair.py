@@ -5,7 +5,7 @@
 Four comparisons in benchmarks/results/default-pair, each resumable: the same command goes on where it was stopped. A
 certified level that no certificate grants is left out, with a line that says so. Where no certificate is shipped at
 all (temperature 1) the settings are the fastest that stayed within delta 0.05 and 0.10, and within 2% and 5% atypical
-tokens beyond the target's own, on the rows of docs/verifier.md: benchmarks/default_verifier.py make writes them.
+tokens beyond the target's own, on the rows of docs/verifier.md: benchmarks/default_verifier.py writes them.
 benchmarks/benchmark_tables.py puts the results into docs/benchmark.md.
 """
 
@@ -85,7 +85,7 @@ def measured(report: Mapping[str, Any]) -> tuple[str, ...]:
     """
     (found,) = (r for r in report["results"] if r["sampling"] == "T=1")
     if "tuned" not in found:
-        sys.exit(f"{REPORT.name} holds no settings for atypical levels: run benchmarks/default_verifier.py make first")
+        sys.exit(f"{REPORT.name} holds no settings for atypical levels: run benchmarks/default_verifier.py first")
     specs: list[str] = []
     for loss, levels in MEASURED.items():
         for level in levels:

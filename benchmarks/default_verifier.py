@@ -1,10 +1,8 @@
 """Make the default pair's verifier and measure it: every number of docs/verifier.md comes from here.
 
-    python benchmarks/default_verifier.py texts --data a.jsonl --data b.jsonl --work DIR    the target writes, once
-    python benchmarks/default_verifier.py make --data a.jsonl --data b.jsonl --work DIR     collect, train, frontier
+    python benchmarks/default_verifier.py --data a.jsonl --data b.jsonl --work DIR     collect, train, frontier
 
-`texts` needs no draft and is the dear part; `make` goes on with what it left. Entries of bucket 6 train, those of
-buckets 8 and 9 measure. Both can be interrupted and started again.
+Entries of bucket 6 train, those of buckets 8 and 9 measure. It can be interrupted and started again.
 """
 
 from __future__ import annotations
@@ -24,14 +22,11 @@ from sprinter.build import Pair
 from sprinter.cli.frontier import _gates, _results
 from sprinter.config import ModelConfig
 from sprinter.core.sampling import Sampling
-from sprinter.learn.batched import BatchModel, OneByOne
-from sprinter.learn.collect import CollectSettings, CollectSource, collect, text_seed
+from sprinter.learn.collect import CollectSettings, collect
 from sprinter.learn.fit import PRESETS, fit
 from sprinter.learn.prompts import Prompt, read_prompts
 from sprinter.learn.rows import load_rows
 from sprinter.learn.save import save_verifier
-from sprinter.learn.texts import TextSettings, TextStore
-from sprinter.models.hf import HFModel
 from sprinter.provenance import stamp
 
 TRANSFORMS = {"greedy": Sampling(0.0), "free": Sampling(1.0), "warm": Sampling(0.7, top_p=0.9)}
@@ -96,45 +91,16 @@ def progress(what: str) -> Callable[[int, int], None]:
     return lambda done, total: say(f"{what} {done}/{total} {perf_counter() - started:.0f} s")
 
 
-def write_texts(files: list[Path], work: Path, only: list[str]) -> None:
-    """The target's continuations of every part's prompts."""
-    pair = Pair(ModelConfig())
-    limits = pair.limits(with_draft=False)
-    for part in parts(only):
-        sampling, seed = part.settings.transforms[0], text_seed(part.settings)
-        how = TextSettings(sampling, TOKENS, seed, limits.vocab_size, limits.eos_ids)
-        store = TextStore(work / "texts" / part.name, pair.target, how)
-        ids = {p.id: pair.tokenizer.encode(p.text) for p in prompts_of(part, files)}
-        ordered = sorted(ids, key=lambda i: (len(ids[i]), i))
-        show = progress(f"texts {part.name}")
-        for start in range(0, len(ordered), BATCH):
-            group = ordered[start : start + BATCH]
-            store.texts(group, [ids[i] for i in group])
-            show(start + len(group), len(ordered))
-
-
-def sources(draft: str) -> CollectSource:
-    """The draft as decoding runs it, quantised; of the target only the output layer is needed, in float32."""
-    exact = Pair(ModelConfig(draft=draft, verifier="none", backend="hf"))
-    used = Pair(ModelConfig(draft=draft, verifier="none"))
-    assert isinstance(exact.target, HFModel)
-    limits = exact.limits(with_draft=False)
-    return CollectSource(
-        OneByOne(used.draft), BatchModel(exact.target), exact.tokenizer.encode, limits.vocab_size, limits.eos_ids
-    )
-
-
 def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path, draft: str, more: bool) -> None:
     """Collect on the kept texts, train three heads, and compare them on unseen prompts."""
     started = perf_counter()
-    source = sources(draft)
-    mark = source.draft.info.fingerprint[:8]
+    pair = Pair(ModelConfig(draft=draft, verifier="none"))
+    mark = pair.draft.info.fingerprint[:8]
     rows_at: dict[str, list[Path]] = {"train": [], "test": []}
     for part in parts(only):
         folder = work / f"rows-{mark}" / part.name
-        texts = work / "texts" / part.name
         show = progress(f"rows {part.name}")
-        collect(source, prompts_of(part, files), folder, part.settings, None, show, texts)
+        collect(pair, prompts_of(part, files), folder, part.settings, None, show)
         rows_at[part.use].append(folder)
     rows = load_rows(rows_at["train"])
     made = {"recipe": "benchmarks/default_verifier.py", "collections": [f.name for f in rows_at["train"]]}
@@ -218,9 +184,8 @@ def insert(file: Path, lines: list[str]) -> None:
 
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    reader.add_argument("stage", choices=("texts", "make"))
     reader.add_argument("--data", type=Path, action="append", required=True)
-    reader.add_argument("--work", type=Path, required=True, help="where texts, rows and the compared heads are kept")
+    reader.add_argument("--work", type=Path, required=True, help="where rows and the compared heads are kept")
     reader.add_argument("--out", type=Path, default=Path("src/sprinter/zoo/default/verifier"))
     reader.add_argument("--report", type=Path, default=Path("docs/verifier/frontier.json"))
     reader.add_argument("--more", action="store_true", help="also a large head, and the audit of decoding itself")
@@ -228,10 +193,7 @@ def main() -> None:
     reader.add_argument("--only", choices=list(TRANSFORMS), action="append", help="these sampling transforms only")
     given = reader.parse_args()
     only = given.only or list(TRANSFORMS)
-    if given.stage == "texts":
-        write_texts(given.data, given.work, only)
-    else:
-        make(given.data, given.work, given.out, only, given.report, given.draft, given.more)
+    make(given.data, given.work, given.out, only, given.report, given.draft, given.more)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ import numpy as np
 
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
-from sprinter.core.records import FloatArray
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.chance import OWN, Chance
+from sprinter.core.rows import FloatArray, Part
+from sprinter.core.sampling import Sampling
 from sprinter.learn import corpus, splits
 from sprinter.provenance import stamp
 
@@ -38,21 +39,22 @@ def prompts_of(file: Path, pair: Pair, seed: int) -> list[list[int]]:
     return [pair.tokenizer.encode(splits.prompt_of(entry.text)[0]) for entry in entries]
 
 
-def written(pair: Pair, prompt: list[int], sampling: Sampling, dice: Dice) -> tuple[list[int], FloatArray]:
+def written(pair: Pair, prompt: list[int], sampling: Sampling, chance: Chance) -> tuple[list[int], FloatArray]:
     """(tokens the target writes, its logits at each, [tokens, vocab])."""
     limits = pair.limits(with_draft=True)
-    tokens, rows = list(prompt), []
+    tokens, rows, cache = list(prompt), list[FloatArray](), pair.target.open()
     while len(rows) < NEW_TOKENS and not (rows and tokens[-1] in limits.eos_ids):
-        logits = pair.target.forward(tokens, 1).logits[0, : limits.vocab_size]
-        rows.append(logits.copy())
-        tokens.append(dice.draw(sampling.law(logits, tokens)))
+        (views,) = pair.target.forward([Part(cache, tokens[cache.length :], 1)])
+        rows.append(views.logits[0, : limits.vocab_size])
+        tokens.append(chance.draw(sampling.law(rows[-1], tokens), len(rows), 0, OWN))
     return tokens[len(prompt) :], np.stack(rows)
 
 
-def judged(pair: Pair, prompt: list[int], sampling: Sampling, dice: Dice) -> tuple[float, int, int]:
+def judged(pair: Pair, prompt: list[int], sampling: Sampling, chance: Chance) -> tuple[float, int, int]:
     """(summed overlap, positions with the same best token, positions) of one prompt."""
-    text, target_logits = written(pair, prompt, sampling, dice)
-    logits = pair.draft.forward([*prompt, *text[:-1]], len(text)).logits
+    text, target_logits = written(pair, prompt, sampling, chance)
+    (views,) = pair.draft.forward([Part(pair.draft.open(), [*prompt, *text[:-1]], len(text))])
+    logits = views.logits
     ids, tokens = pair.draft.head_tokens, [*prompt, *text]
     free, overlap, agree = Sampling(), 0.0, 0
     for place in range(len(text)):
@@ -88,8 +90,8 @@ def main() -> None:
         prompts = prompts_of(Path(file), pair, given.seed)
         table = {}
         for heat in (1.0, 0.0):
-            dice = [Dice(np.random.default_rng([given.seed, n])) for n in range(len(prompts))]
-            rows = [judged(pair, prompt, Sampling(heat), own) for prompt, own in zip(prompts, dice, strict=True)]
+            chances = [Chance(given.seed * 1_000_003 + n) for n in range(len(prompts))]
+            rows = [judged(pair, prompt, Sampling(heat), own) for prompt, own in zip(prompts, chances, strict=True)]
             table[heat] = np.array(rows, float)  # [prompts, 3]
         hot, cold = table[1.0], table[0.0]
         found[name] = {

@@ -30,9 +30,9 @@ from sprinter.bench.probe import Parts, open_parts, probe_rows
 from sprinter.bench.summary import summarise
 from sprinter.bench.tables import aligned
 from sprinter.bench.timing import time_pair
-from sprinter.build import Pair, build_gate
+from sprinter.build import Pair, build_recipe
 from sprinter.config import DecodingConfig, ModelConfig
-from sprinter.core.sampling import Dice, Sampling
+from sprinter.core.sampling import Sampling
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.provenance import stamp
 from sprinter.theory.candidates import Candidate, Outcome, trace_outcome
@@ -66,14 +66,14 @@ class Foresight:
         }
 
 
-def foresee(bench: Bench, prompts: list[list[int]], num_tokens: int, dice: Dice) -> Foresight:
+def foresee(bench: Bench, prompts: list[list[int]], num_tokens: int, seed: int) -> Foresight:
     """The probe of `sprinter plan` on these prompts."""
     config = DecodingConfig()
     parts = open_parts(bench.pair, config, bench.sampling)
-    gate = build_gate(bench.pair, config)
+    gate = build_recipe(bench.pair, config).gate
     assert isinstance(gate, ThresholdGate)
     own = Setting(gate.threshold, 1.0, config.draft_cap or num_tokens)
-    return Foresight(parts, prompts, probe_rows(parts, prompts, num_tokens, dice), own)
+    return Foresight(parts, prompts, probe_rows(parts, prompts, num_tokens, seed), own)
 
 
 def check(given: argparse.Namespace, temperature: float, folder: Path) -> dict[str, Any]:
@@ -83,9 +83,8 @@ def check(given: argparse.Namespace, temperature: float, folder: Path) -> dict[s
     buckets = tuple(given.bucket or ())
     chosen = load_prompts(given.data, given.prompts + 1 + given.probed, given.seed, buckets or None)
     probed = [bench.pair.tokenizer.encode(prompt.text) for prompt in chosen[given.prompts + 1 :]]
-    dice = Dice(np.random.default_rng(given.seed))
-    foresight = foresee(bench, probed, given.max_new_tokens, dice)
-    costs = time_pair(foresight.parts, probed, dice)
+    foresight = foresee(bench, probed, given.max_new_tokens, given.seed)
+    costs = time_pair(foresight.parts, probed, given.seed)
     predicted = foresight.outcomes(costs, LENGTHS)
     methods = ",".join(predicted)
     config = BenchConfig(
@@ -97,7 +96,7 @@ def check(given: argparse.Namespace, temperature: float, folder: Path) -> dict[s
         if step.failed:
             print(f"{step.method} failed on a prompt", file=sys.stderr)
         if step.done % (len(predicted) * max(1, given.prompts // TIMINGS)) == 0:
-            meanwhile.append(time_pair(foresight.parts, probed, dice, repeats=1))
+            meanwhile.append(time_pair(foresight.parts, probed, given.seed, repeats=1))
 
     run_bench(config, bench, folder, on_step=between)
     measured = summarise(journal.read(folder))["methods"]

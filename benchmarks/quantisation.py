@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sprinter.core.rows import Model, Part
 from sprinter.learn import corpus, splits
-from sprinter.models.base import LanguageModel
 from sprinter.models.fast.model import FastModel
 from sprinter.models.tokenizer import load_tokenizer
 from sprinter.provenance import stamp
@@ -28,9 +28,9 @@ from sprinter.zoo import default_pair
 BLOCK = 8  # tokens per pass, as in a verification; more would take torch's int4 around its narrow kernel
 
 
-def log_probs(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
-    starts = range(0, len(tokens), BLOCK)
-    rows = [model.forward(tokens[: i + BLOCK], len(tokens[i : i + BLOCK])).logits for i in starts]
+def log_probs(model: Model, tokens: list[int]) -> torch.Tensor:
+    cache, blocks = model.open(), [tokens[i : i + BLOCK] for i in range(0, len(tokens), BLOCK)]
+    rows = [model.forward([Part(cache, block, len(block))])[0].logits for block in blocks]
     return torch.from_numpy(np.concatenate(rows)).float().log_softmax(-1)  # [tokens, vocab]
 
 
@@ -41,9 +41,9 @@ def compare(reference: torch.Tensor, found: torch.Tensor, tokens: list[int]) -> 
     return float(nll), float(tv), float((reference.argmax(-1) == found.argmax(-1)).float().mean())
 
 
-def load_models(slow: bool) -> dict[str, LanguageModel]:
+def load_models(slow: bool) -> dict[str, Model]:
     folder = default_pair.default_target()
-    models: dict[str, LanguageModel] = {
+    models: dict[str, Model] = {
         "float32": FastModel.load(folder, "float32"),
         "fast int4": FastModel.load(folder, "int4"),
         "fast int8": FastModel.load(folder, "int8"),
