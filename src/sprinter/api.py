@@ -18,11 +18,12 @@ from sprinter.config import Config, DecodingConfig, ModelConfig, make_config
 from sprinter.core.protocols import Recipe
 from sprinter.core.records import Generation, Token
 from sprinter.core.rows import ModelInfo
-from sprinter.core.settings import from_mapping
+from sprinter.core.settings import choice, from_mapping
 from sprinter.driver import Driver
 from sprinter.engine import Engine
 from sprinter.errors import BatchError, CertificateWarning, ConfigError, SprinterError
 from sprinter.observers.clock import Stopwatch
+from sprinter.scheduler import Cheapest, Curves
 from sprinter.streams import Stream
 
 Message = Mapping[str, Any]
@@ -30,6 +31,7 @@ Prompt = str | Sequence[Message]  # a text to go on from, or the messages of a c
 
 R = TypeVar("R")
 
+SCHEDULES = ("faithful", "cheapest")
 _MOST_READERS = 256  # asynchronous texts that are waited for at the same time
 _MOST_RECIPES = 64  # settings whose parts are kept
 
@@ -83,8 +85,10 @@ class Sprinter:
     >>> writer.generate("The three laws of robotics are", max_new_tokens=40).text  # doctest: +SKIP
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
+    def __init__(self, pair: Pair, schedule: str = "faithful") -> None:
+        """`schedule`: see `from_pretrained`."""
+        choice("schedule", schedule, SCHEDULES)
+        self.pair, self.schedule = pair, schedule
         self._recipes = lru_cache(maxsize=_MOST_RECIPES)(lambda config: build_recipe(self.pair, config))
         self._loading = threading.RLock()
 
@@ -98,15 +102,20 @@ class Sprinter:
         backend: str = "auto",
         weights: str = "auto",
         device: str = "cpu",
+        schedule: str = "faithful",
         **others: Any,
     ) -> Sprinter:
         """Choose a pair. Models load at their first use.
+
+        `schedule` is for many texts at once. "faithful": company changes no text. "cheapest": where plain target rows
+        are cheaper than drafts, by curves measured on this machine, the target writes; then a text is as good as its
+        method promises or better, but depends on its company.
 
         Raises ConfigError for a setting out of range, and for one that is none (`others`), naming those there are.
         """
         names = {"target": str(target), "draft": str(draft), "verifier": str(verifier)}
         told = {**names, "backend": backend, "weights": weights, "device": device, **others}
-        return cls(Pair(from_mapping(ModelConfig, told, "settings of the models")))
+        return cls(Pair(from_mapping(ModelConfig, told, "settings of the models")), schedule)
 
     def __repr__(self) -> str:
         config = self.pair.config
@@ -227,8 +236,10 @@ class Sprinter:
 
     @cached_property
     def _driver(self) -> Driver:
-        engine = Engine(self.pair.target, clocks=[Stopwatch()])
-        return Driver(engine)
+        scheduler = None
+        if self.schedule == "cheapest":
+            scheduler = Cheapest(Curves.measured(self.pair.draft, self.pair.target))
+        return Driver(Engine(self.pair.target, scheduler, [Stopwatch()]))
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:

@@ -37,7 +37,12 @@ class Engine:
     def tick(self, texts: Sequence[Text]) -> None:
         """One step for everybody; what has become final stands in each text's `out`."""
         ready = [text for text in texts if text.finish_reason is None]
-        self._draft([text for text in ready if text.drafts])
+        able = [text for text in ready if text.drafts]
+        chosen = self.scheduler.drafting(able, len(ready))
+        if len(chosen) < len(able):
+            for text in set(able).difference(chosen):
+                text.drafts = False
+        self._draft(chosen)
         due = [text for text in ready if not text.drafts and text.finish_reason is None]
         if due:
             self._ask(self.scheduler.due(due, len(ready) - len(due)))

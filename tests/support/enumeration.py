@@ -17,6 +17,7 @@ from sprinter.core.text import Limits, Text
 from sprinter.drafters.model import ModelDrafter
 from sprinter.engine import Engine
 from sprinter.models.toy import ToyModel
+from sprinter.scheduler import Scheduler
 
 
 class ScriptedChance(Chance):
@@ -72,12 +73,13 @@ def output_law(
     num_tokens: int = 2,
     prompt: tuple[int, ...] = (0,),
     drafter: Callable[[ToyModel], Drafter] = ModelDrafter,
+    scheduler: Scheduler | None = None,
 ) -> dict[Hashable, float]:
     """Exact law of the first `num_tokens` tokens the engine writes with (target, draft), gate and rule."""
     texts = [(prompt, num_tokens)]
     return {
         written[0]: p  # type: ignore[index]
-        for written, p in joint_law(pair, gate, rule, sampling, texts, (), drafter).items()
+        for written, p in joint_law(pair, gate, rule, sampling, texts, (), drafter, scheduler).items()
     }
 
 
@@ -89,6 +91,7 @@ def joint_law(
     texts: Sequence[tuple[tuple[int, ...], int]],
     order: Sequence[int],
     drafter: Callable[[ToyModel], Drafter] = ModelDrafter,
+    scheduler: Scheduler | None = None,
 ) -> dict[Hashable, float]:
     """Exact joint law of texts (prompt, number of tokens) written side by side by one engine.
 
@@ -98,7 +101,7 @@ def joint_law(
     size = target.info.vocab_size
 
     def play(chance: ScriptedChance) -> Hashable:
-        engine = Engine(target)
+        engine = Engine(target, scheduler)
         recipe = Recipe(gate(), rule, drafter(draft))
         running = [
             engine.begin(Text(prompt, count, sampling, chance, Limits(size, 64)), recipe) for prompt, count in texts

@@ -32,6 +32,9 @@ def generate(
     ),
     out: Path | None = typer.Option(None, "--out", help="With --file: where the texts go, one JSON object a line."),
     batch: int = typer.Option(16, "--batch", help="With --file: how many texts are written in company.", min=1),
+    schedule: str = typer.Option(
+        "faithful", "--schedule", help="With --file: faithful (company changes no text) or cheapest (docs/batch.md)."
+    ),
     config: Path | None = typer.Option(None, "--config", help=r"TOML file with \[models], \[decoding], \[generation]."),
     max_tv: float | None = typer.Option(None, "--max-tv", help="Decode by a certificate of this mean total variation."),
     max_atypical: float | None = typer.Option(
@@ -70,7 +73,7 @@ def generate(
         raise ConfigError("many texts need --file and --out, and neither a prompt nor --color beside them")
     from sprinter.cli.many import Job, write_many
 
-    code = write_many(Job(file, out, batch, chat, as_json), made, wish)
+    code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish)
     if code:
         raise typer.Exit(code)
 

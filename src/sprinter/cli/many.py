@@ -42,6 +42,7 @@ class Job:
     batch: int
     chat: bool
     whole_account: bool  # every token with its origin too
+    schedule: str  # see `Sprinter.from_pretrained`
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,20 @@ def write_many(job: Job, config: Config, wish: Mapping[str, Any]) -> int:
         "settings": json.loads(json.dumps(settings, default=str)),
         "chat": job.chat,
         "whole_account": job.whole_account,
+        "schedule": job.schedule,
         "sprinter": __version__,
     }
     beside = job.out.with_name(job.out.name + ".part")
     with Journal(beside, run, "list of texts", most_bytes=_MOST_BYTES) as journal:
         if journal.rows:
             typer.echo(f"going on with {beside}: {len(journal.rows)} of {len(entries)} are written", err=True)
-        _write(job, _seeded(entries, settings.pop("seed", None)), Sprinter(Pair(config.models)), settings, journal)
+        _write(
+            job,
+            _seeded(entries, settings.pop("seed", None)),
+            Sprinter(Pair(config.models), job.schedule),
+            settings,
+            journal,
+        )
         failed = [row for row in journal.rows if "error" in row]
         with whole(job.out) as file, file.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in journal.rows)

@@ -61,7 +61,8 @@ class Text:
 
     __slots__ = (
         "cache", "chance", "counters", "drafts", "error", "finish_reason", "limit", "limits", "notes", "num_prompt",
-        "observers", "out", "reach", "recipe", "round", "sampling", "settled", "shown", "tokens", "tree",
+        "observers", "out", "plain_rounds", "reach", "recipe", "round", "sampling", "settled", "shown", "tokens",
+        "tree",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Text:
         self.sampling = sampling
         self.chance = chance
         self.round = 0  # target calls settled
+        self.plain_rounds = 0  # of them, those with nothing drafted
         self.tree = Tree()
         self.cache: Cache | None = None  # of the target
         self.notes: dict[Any, Any] = {}
@@ -159,6 +161,7 @@ class Text:
             self._rewind(self.settled)
             self.tokens += kept
         self.settled, self.round = stands, self.round + 1
+        self.plain_rounds += not drafted
         if verdict.token is not None and verdict.origin is not None and self.finish_reason is None:
             self.tokens.append(verdict.token)
             self.settled += 1
