@@ -69,6 +69,13 @@ def test_the_readme_example_writes_with_the_default_pair(capsys: pytest.CaptureF
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.pair
+def test_the_batch_example_writes_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = run_blocks("docs/batch.md")["texts"]
+    assert [text.num_tokens > 0 for text in texts] == [True] * 3  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.startswith("[")
+
+
 @pytest.mark.parametrize("document", sorted(p.relative_to(ROOT) for p in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]))
 def test_every_relative_link_leads_somewhere(document: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
