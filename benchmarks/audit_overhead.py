@@ -64,7 +64,7 @@ def decode_s(pair: Pair, recipe: Recipe, sampling: Sampling, text: Task, audited
     """(seconds, seconds of the audit's observing, tokens) of one text from empty caches."""
     prompt, count, seed = text
     audit, engine = TimedAudit() if audited else NoAudit(), Engine(pair.target)
-    made = Text(prompt, count, sampling, Chance(seed), pair.limits(recipe.drafter is not None))
+    made = Text(prompt, count, sampling, Chance(seed), pair.limits(recipe.runs_draft))
     started = perf_counter()
     engine.run([engine.begin(made, recipe, [audit])])
     audit.report(made.num_tokens)

@@ -58,7 +58,7 @@ class Writer:
     def run(self, width: int, count: int) -> Run:
         """Closed loop: as one text ends the next begins."""
         engine, run = Engine(self.pair.target, self.scheduler), Run()
-        limits = self.pair.limits(self.recipe.drafter is not None)
+        limits = self.pair.limits(self.recipe.runs_draft)
         waiting, running, last = list(enumerate(self.prompts)), list[Text](), dict[int, float]()
         began = perf_counter()
         while waiting or running:

@@ -50,6 +50,9 @@ class Settings(TypedDict, total=False):
     draft_chunk: int | None
     fallback: float | None
     rollback: float | None
+    references: Sequence[str]
+    copy_match: int
+    copy_length: int
     options: Sequence[str]
     max_new_tokens: int
     temperature: float
@@ -226,8 +229,8 @@ class Sprinter:
 
     def running(self, config: Config) -> list[ModelInfo]:
         """The models a config's method runs, target first."""
-        alone = config.decoding.way.drafter is None
-        return [self.pair.target.info] if alone else [self.pair.target.info, self.pair.draft.info]
+        pair, drafts = self.pair, config.decoding.way.runs_draft
+        return [pair.target.info, pair.draft.info] if drafts else [pair.target.info]
 
     def recipe(self, config: DecodingConfig) -> Recipe:
         """The parts for a config's method; those of the last few settings are kept."""

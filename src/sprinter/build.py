@@ -79,6 +79,11 @@ class Pair:
         require_pair(verifier, self.draft.info.fingerprint, self.target.info.fingerprint, path)
         return verifier
 
+    def cut(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """See `protocols.Kit`."""
+        cut = self.tokenizer.fast.encode(text, add_special_tokens=False)
+        return list(cut.ids), list(cut.offsets)
+
     def promises(self, part: str) -> Needs:
         """The most that the backend of "draft" or "target" can give; loads no weights."""
         path = self.draft_path if part == "draft" else self.target_path
@@ -98,10 +103,11 @@ def build_recipe(pair: Pair, config: DecodingConfig) -> Recipe:
     """The parts of one method. Raises ConfigError, CapabilityError, BackendError or DataError."""
     way = config.way
     # Once before any weights are read, by what the classes say; once more when features and families are known.
-    _compare(way.parts(), pair.promises("draft"), pair.promises("target"), config)
+    runs_draft = way.runs_draft
+    _compare(way.parts(), pair.promises("draft") if runs_draft else EVERYTHING, pair.promises("target"), config)
     told = settle(pair, config).settled()
     gate, rule, *drafters = (part.build(told.of(part.Settings), pair) for part in way.parts())
-    drafted = pair.draft.gives if drafters else EVERYTHING
+    drafted = pair.draft.gives if runs_draft else EVERYTHING
     _compare([gate, rule, *drafters], drafted, pair.target.gives, config)
     return Recipe(gate, rule, drafters[0] if drafters else None, config.method)
 

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, Self, get_args
 
 from sprinter.core.sampling import Sampling
 from sprinter.core.settings import PartSettings, choice, from_mapping, from_words, setting
+from sprinter.drafters.copies import CopySettings
+from sprinter.drafters.either import EitherSettings
 from sprinter.drafters.model import DraftSettings
 from sprinter.errors import ConfigError
 from sprinter.gates.fixed import FixedSettings
@@ -42,10 +44,12 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, DraftSettings):
+class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, EitherSettings):
     """How to decode: the method, and what its parts can be told. A setting the method would ignore is refused."""
 
-    method: str = setting("sprinter", "target, draft, exact, lossless, sprinter, lookahead or bild.")
+    method: str = setting(
+        "sprinter", "target, draft, exact, lossless, sprinter, lookahead, bild, llma, llma+exact or llma+sprinter."
+    )
     options: tuple[str, ...] = setting((), "A setting of a part from another package, as name=value; several times.")
 
     def __post_init__(self) -> None:
@@ -118,7 +122,7 @@ class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, DraftSetti
 
 
 # Parts whose settings stand in DecodingConfig itself; PartSettings is what a part without settings has.
-_OURS: Final = (ScoredSettings, FixedSettings, RollbackSettings, DraftSettings)
+_OURS: Final = (ScoredSettings, FixedSettings, RollbackSettings, DraftSettings, CopySettings, EitherSettings)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -104,7 +105,7 @@ class TextStream:
             self.stopped = True
             yield from self.rest()
             return
-        token = Token(item.id, self._pieces.add(item.id), item.origin, item.score)
+        token = Token(item.id, self._pieces.add(item.id), item.origin, item.score, item.source)
         if self._stop:
             self._held.append(token)
             yield from self._release()
@@ -145,5 +146,5 @@ def _up_to(tokens: Sequence[Token], cut: int) -> Iterator[Token]:
     for token in tokens:
         if cut <= 0:
             return
-        yield Token(token.id, token.text[:cut], token.origin, token.score)
+        yield replace(token, text=token.text[:cut])
         cut -= len(token.text)

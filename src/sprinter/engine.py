@@ -71,6 +71,9 @@ class Engine:
             self._ended("draft", grown)
             self._began("verify")
             for text in grown:
+                if not text.tree.fresh:
+                    text.drafts = False
+                    continue
                 more = text.recipe.gate.judge(text)
                 text.release()
                 text.drafts = more and text.finish_reason is None and text.has_room

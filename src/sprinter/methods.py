@@ -25,6 +25,11 @@ class Method:
         named = [("gates", self.gate), ("rules", self.rule), ("drafters", self.drafter)]
         return [find(kind, name) for kind, name in named if name is not None]
 
+    @property
+    def runs_draft(self) -> bool:
+        """Whether it has the pair's draft model compute something."""
+        return self.drafter is not None and bool(find("drafters", self.drafter).by_model)
+
     def settings(self) -> list[type[PartSettings]]:
         """What its parts can be told."""
         return [part.Settings for part in self.parts()]
@@ -41,3 +46,6 @@ LOSSLESS = Method("scored", "exact", settled={"threshold": math.inf, "budget": N
 SPRINTER = Method("scored", "vouched", settled={"lookahead": 1.0})
 LOOKAHEAD = Method("scored", "vouched", settled={"budget": None, "preset": "default"})
 BILD = Method("fallback", "rollback")
+LLMA = Method("once", "walk", "copies")
+LLMA_EXACT = Method("fixed", "exact", "either")
+LLMA_SPRINTER = Method("scored", "vouched", "either", {"lookahead": 1.0})

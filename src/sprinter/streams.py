@@ -35,7 +35,7 @@ class Stream:
         self.audit = Audit.of(recipe.rule)
         self._driver, self._config, self._recipe = driver, config, recipe
         self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
-        limits = pair.limits(with_draft=recipe.drafter is not None)
+        limits = pair.limits(with_draft=recipe.runs_draft)
         self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
         driver.begin(self.text, recipe, [self.audit])
         self._pieces = TextStream(tokenizer.fast, ids, settings.stop)

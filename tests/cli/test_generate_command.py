@@ -140,7 +140,7 @@ def test_json_has_the_promised_fields(cli: Cli, pair: tuple[str, ...]) -> None:
     assert made["num_tokens"] == len(made["tokens"]) <= 12
     assert made["text"] == "".join(t["text"] for t in made["tokens"])
     for token in made["tokens"]:
-        assert set(token) == {"id", "text", "origin", "score"}
+        assert set(token) == {"id", "text", "origin", "score", "source"}
         assert token["origin"] in show.COLOURS
         assert token["score"] is None or 0 <= token["score"] <= 1
 
@@ -425,3 +425,49 @@ def test_a_full_disk_behind_stdout_is_one_line(pair: tuple[str, ...]) -> None:
     assert done.returncode == 2, done.stderr
     assert b"Traceback" not in done.stderr
     assert b"No space left" in done.stderr
+
+
+def test_copied_tokens_say_where_they_stand(cli: Cli, pair: tuple[str, ...], tmp_path: Path) -> None:
+    ask = ("generate", "the land", "-n", "60", "--repetition-penalty", "1.3", *pair)
+    plain = json.loads(cli(*ask, "--json", "-m", "target").out)
+    file = tmp_path / "notes.jsonl"
+    # Such a model's text may hold bytes that are no text, which no file has.
+    words = plain["text"].replace("\ufffd", " ")
+    file.write_text(json.dumps({"text": "nothing"}) + "\n" + json.dumps({"text": words}), encoding="utf-8")
+    copying = ("-m", "llma", "--reference", str(file), "--copy-match", "1")
+    made = json.loads(cli(*ask, "--json", *copying).out)
+    assert [t["id"] for t in made["tokens"]] == [t["id"] for t in plain["tokens"]]
+    sources = [t["source"] for t in made["tokens"] if t["source"]]
+    assert made["references"] == ["notes.jsonl:1", "notes.jsonl:2"]
+    assert sources and all(source.startswith("reference 2, characters ") for source in sources)
+    assert made["target_calls"] < plain["target_calls"]
+    shown = cli(*ask, "--color", *copying)
+    assert "copied from notes.jsonl:2, characters" in shown.err
+    assert show.UNDERLINE in shown.out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot read"),
+        (b"", "is empty"),
+        (b"   \n", "is empty"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"text\x00more", "is no text"),
+        (b"x" * 9_000_000, "at most 8388608"),
+    ],
+    ids=["missing", "empty", "blank", "binary", "null", "enormous"],
+)
+def test_a_reference_that_cannot_be_copied_from_is_one_line(
+    cli: Cli, pair: tuple[str, ...], tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "reference.txt"
+    if content is not None:
+        file.write_bytes(content)
+    refused(cli("generate", "the", "-m", "llma", "--reference", str(file), *pair), words)
+
+
+def test_references_need_a_method_that_copies_and_such_a_method_references(cli: Cli, pair: tuple[str, ...]) -> None:
+    refused(cli("generate", "the", "-m", "llma", *pair), "nothing to copy from")
+    refused(cli("generate", "the", "-m", "exact", "--reference", "-", *pair), "references does nothing")
+    assert cli("generate", "the the the", "-m", "llma", "--reference", "-", "-n", "5", *pair).code == 0

@@ -37,6 +37,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "sprinter": {"scorer": "confidence", "threshold": 0.2},
     "lookahead": {"scorer": "certainty", "threshold": 0.3, "lookahead": 0.2},
     "bild": {},
+    "llma": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
+    "llma+exact": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
+    "llma+sprinter": {"references": ("-",), "copy_match": 1, "scorer": "confidence", "threshold": 0.2},
 }
 
 
@@ -50,6 +53,9 @@ class Kit:
 
     target: Model
     draft: Model
+
+    def cut(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        return [ord(letter) - ord("a") for letter in text], [(n, n + 1) for n in range(len(text))]
 
     def scorer(self, name: str) -> tuple[Scorer, float]:
         return find("scorers", name)(), 0.5

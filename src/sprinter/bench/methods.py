@@ -162,10 +162,10 @@ def _own(spec: Spec, bench: Bench) -> Method:
     config, told = decoding_of(spec, bench)
     config = settle(bench.pair, config)
     recipe = build_recipe(bench.pair, config)
-    models = [bench.pair.target.info, *([] if recipe.drafter is None else [bench.pair.draft.info])]
+    models = [bench.pair.target.info, *([bench.pair.draft.info] if recipe.runs_draft else [])]
     settings = {k: v for k, v in dataclasses.asdict(config).items() if v not in (None, ())}
     facts = {"decoding": settings, **told, "runs_on": [_place(info) for info in models]}
-    limits = bench.pair.limits(with_draft=recipe.drafter is not None)
+    limits = bench.pair.limits(with_draft=recipe.runs_draft)
     return EngineMethod(spec.text, bench.pair.target, recipe, bench.sampling, limits, facts)
 
 

@@ -35,6 +35,9 @@ def generate(
     schedule: str = typer.Option(
         "faithful", "--schedule", help="With --file: faithful (company changes no text) or cheapest (docs/batch.md)."
     ),
+    reference: list[str] | None = typer.Option(
+        None, "--reference", help="With an llma method: a text or JSONL file to copy from, or - for the prompt itself."
+    ),
     config: Path | None = typer.Option(None, "--config", help=r"TOML file with \[models], \[decoding], \[generation]."),
     max_tv: float | None = typer.Option(None, "--max-tv", help="Decode by a certificate of this mean total variation."),
     max_atypical: float | None = typer.Option(
@@ -65,9 +68,14 @@ def generate(
         settings[name] = tuple(settings[name] or ()) or None
     named = [name for name, value in settings.items() if value is not None]
     wish = {"max_tv": max_tv, "max_atypical": max_atypical, "confidence": confidence, "certificate": certificate}
+    names: list[str] = []
+    if reference:
+        from sprinter.cli.references import read_references
+
+        names, settings["references"] = read_references(reference)
     made = make_config(config, settings)
     if file is None and out is None:
-        _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json))
+        _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json, names))
         return
     if file is None or out is None or prompt is not None or color:
         raise ConfigError("many texts need --file and --out, and neither a prompt nor --color beside them")
@@ -85,6 +93,7 @@ class _Look:
     chat: bool
     color: bool
     as_json: bool
+    references: list[str]  # names of the texts that may be copied from
 
 
 def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str], look: _Look) -> None:
@@ -103,7 +112,7 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
             typer.echo(line, err=True)
     stream = sprinter.start(text, settings, look.chat)
     if look.as_json:
-        typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings)))
+        typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings), look.references))
         return
     if look.color:
         typer.echo(show.legend() + "\n", err=True)
@@ -112,7 +121,8 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
     for token in stream:
         writer.write(token)
     typer.echo("")
-    typer.echo(f"\n{show.statistics(stream.generation)}\n{show.models(sprinter.running(settings))}", err=True)
+    told = [show.statistics(stream.generation), *show.copied(stream.generation, look.references)]
+    typer.echo("\n" + "\n".join([*told, show.models(sprinter.running(settings))]), err=True)
 
 
 def _prompt(argument: str | None) -> str:

@@ -28,6 +28,7 @@ MEANINGS: dict[Origin, str] = {
 }
 RESET = "\033[0m"
 DIM = "\033[2m"
+UNDERLINE = "\033[4m"
 
 
 class Writer:
@@ -45,7 +46,8 @@ class Writer:
 
     def write(self, token: Token) -> None:
         text = printable(token.text) if self._guard else token.text
-        sys.stdout.write(f"{COLOURS[token.origin]}{text}{RESET}" if self._colour and text else text)
+        mark = COLOURS[token.origin] + (UNDERLINE if token.source is not None else "")
+        sys.stdout.write(f"{mark}{text}{RESET}" if self._colour and text else text)
         sys.stdout.flush()
 
 
@@ -56,7 +58,8 @@ def printable(text: str) -> str:
 
 def legend() -> str:
     """One line per colour."""
-    return "\n".join(f"{COLOURS[origin]}{origin:>9}{RESET}  {meaning}" for origin, meaning in MEANINGS.items())
+    lines = [f"{COLOURS[origin]}{origin:>9}{RESET}  {meaning}" for origin, meaning in MEANINGS.items()]
+    return "\n".join([*lines, f"{UNDERLINE}underline{RESET}  copied from a reference"])
 
 
 def models(infos: Sequence[ModelInfo]) -> str:
@@ -81,6 +84,34 @@ def statistics(generation: Generation) -> str:
     return "\n".join(lines)
 
 
+def copied(generation: Generation, references: Sequence[str]) -> list[str]:
+    """A line for each stretch that was copied: how many tokens, and from where."""
+    lines, before = [], ""
+    stretches: list[tuple[str, int, str, str]] = []  # document, tokens, first and last place
+    for token in generation.tokens:
+        if token.source is None:
+            before = ""
+            continue
+        document, _, place = token.source.partition(", characters ")
+        first, _, behind = place.partition("-")
+        if stretches and before == document:
+            name, count, start, _ = stretches[-1]
+            stretches[-1] = (name, count + 1, start, behind)
+        else:
+            stretches.append((document, 1, first, behind))
+        before = document
+    for document, count, first, behind in stretches:
+        place = f", characters {first} to {behind}" if first else ""
+        what = "1 token" if count == 1 else f"{count} tokens"
+        lines.append(f"{what} copied from {_named(document, references)}{place}")
+    return lines
+
+
+def _named(document: str, references: Sequence[str]) -> str:
+    number = document.removeprefix("reference ")
+    return references[int(number) - 1] if number.isdigit() and int(number) <= len(references) else document
+
+
 def _audit_line(audit: AuditReport) -> str:
     unseen = f", {audit.tokens_unaudited} unseen" if audit.tokens_unaudited else ""
     tv = "total variation to the target not known (this rule's tests are lossy)"
@@ -95,9 +126,16 @@ def _audit_line(audit: AuditReport) -> str:
     )
 
 
-def as_json(generation: Generation, certified: dict[str, Any] | None = None, infos: Sequence[ModelInfo] = ()) -> str:
+def as_json(
+    generation: Generation,
+    certified: dict[str, Any] | None = None,
+    infos: Sequence[ModelInfo] = (),
+    references: Sequence[str] = (),
+) -> str:
     """The whole account as one JSON object; `certified` says which certificate it was decoded by."""
-    more = {"certificate": certified, "models": [_model(info) for info in infos]}
+    more: dict[str, Any] = {"certificate": certified, "models": [_model(info) for info in infos]}
+    if references:
+        more["references"] = list(references)
     return json.dumps(account(generation) | more, ensure_ascii=False, allow_nan=False)
 
 

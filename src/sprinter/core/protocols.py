@@ -25,8 +25,12 @@ class Drafter(Protocol):
     def target_needs(self) -> Needs:
         """Of the target."""
 
+    @property
+    def by_model(self) -> bool:
+        """Whether it runs the pair's draft model."""
+
     def grow(self, texts: Sequence[Text]) -> None:
-        """Add at least one node to the tree of each text. Chance comes from `text.chance`, by place."""
+        """Add nodes to the tree of each text; what gets none is due for the target. Chance: `text.chance`, by place."""
 
     def learn(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """What the target just said of the text; may do nothing. Called before the text settles."""
@@ -106,6 +110,11 @@ class Recipe:
     drafter: Drafter | None = None  # None: nothing is drafted, the target writes alone
     name: str = ""
 
+    @property
+    def runs_draft(self) -> bool:
+        """Whether the pair's draft model computes something."""
+        return self.drafter is not None and self.drafter.by_model
+
 
 class Kit(Protocol):
     """What a part is built from. A part is a class with its `Settings` and `build(settings, kit)`."""
@@ -115,6 +124,9 @@ class Kit(Protocol):
 
     @property
     def draft(self) -> Model: ...
+
+    def cut(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text alone, without special tokens, and the characters (first, behind) each covers."""
 
     def scorer(self, name: str) -> tuple[Scorer, float]:
         """An untrained scorer, or the pair's verifier by one of its outputs, with its own threshold."""

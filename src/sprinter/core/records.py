@@ -25,6 +25,7 @@ class Emitted:
     id: int
     origin: Origin
     score: float | None
+    source: str | None = None  # where a copied token stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Token:
     text: str
     origin: Origin
     score: float | None
+    source: str | None = None
 
 
 @dataclass(slots=True)

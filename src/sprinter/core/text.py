@@ -141,7 +141,7 @@ class Text:
         if tree.parents is not None:
             return
         while place < len(tree.scores) and tree.vouched[place] and self.finish_reason is None:
-            self._emit(tree.tokens[place], "vouched", tree.scores[place])
+            self._emit(tree.tokens[place], "vouched", tree.scores[place], tree.sources.get(place))
             place += 1
 
     def settle(self, verdict: Verdict) -> None:
@@ -153,7 +153,8 @@ class Text:
             if self.finish_reason is not None:
                 break
             node = path[place]
-            self._emit(kept[place], "vouched" if tree.vouched[node] else "tested", tree.scores[node])
+            origin: Origin = "vouched" if tree.vouched[node] else "tested"
+            self._emit(kept[place], origin, tree.scores[node], tree.sources.get(node))
         stands = self.settled + len(path)
         if tree.parents is None:
             self._rewind(stands)
@@ -190,8 +191,8 @@ class Text:
         self.notes.clear()
         self.tree.clear()
 
-    def _emit(self, token: int, origin: Origin, score: float | None) -> None:
-        self.out.append(Emitted(token, origin, score))
+    def _emit(self, token: int, origin: Origin, score: float | None, source: str | None = None) -> None:
+        self.out.append(Emitted(token, origin, score, source))
         self.shown += 1
         if token in self.limits.eos_ids:
             self.finish("eos")

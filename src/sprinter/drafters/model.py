@@ -9,7 +9,7 @@ from typing import Self
 from sprinter.core.chance import DRAFT
 from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
-from sprinter.core.rows import Cache, Model, Needs, Part, Views
+from sprinter.core.rows import Cache, FloatArray, Model, Needs, Part, Views
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
@@ -51,6 +51,7 @@ class ModelDrafter:
     Settings = DraftSettings
     needs = Needs()
     target_needs = Needs()
+    by_model = True
 
     def __init__(self, model: Model, chunk: int = 1) -> None:
         """`chunk`: draft steps a tick. What the gate stops before was computed for nothing, and changes nothing."""
@@ -73,7 +74,7 @@ class ModelDrafter:
     def _step(self, texts: Sequence[Text]) -> None:
         parts = []
         for text in texts:
-            cache = text.note(self, lambda: Read(self.model.open())).cache
+            cache = self.cache_of(text)
             unread = text.tokens[cache.length :]
             parts.append(Part(cache, unread, 1))
             text.counters.draft_steps += 1
@@ -84,12 +85,21 @@ class ModelDrafter:
     def learn(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """See `Drafter.learn`: the text rewinds what was read of it."""
 
-    def _drawn(self, text: Text, views: Views) -> Proposal:
-        ids, logits, facts = self.model.head_tokens, views.logits[0], views.facts.table[0]  # [width], [4]
-        if ids is None and len(logits) > text.limits.vocab_size:
+    def cache_of(self, text: Text) -> Cache:
+        """The model's memory of a text."""
+        return text.note(self, lambda: Read(self.model.open())).cache
+
+    def row(self, text: Text, views: Views, row: int) -> tuple[FloatArray, FloatArray]:
+        """(logits [width], facts [4]) of one row, without what may not be written."""
+        logits, facts = views.logits[row], views.facts.table[row]
+        if self.model.head_tokens is None and len(logits) > text.limits.vocab_size:
             # Ids beyond the tokenizer's are padding of the head.
             logits = logits[: text.limits.vocab_size]
             facts = facts_of(logits[None]).table[0]
+        return logits, facts
+
+    def _drawn(self, text: Text, views: Views) -> Proposal:
+        ids, (logits, facts) = self.model.head_tokens, self.row(text, views, 0)
         law = text.sampling.law(logits, text.tokens, ids, int(facts[0]))
         token = text.chance.draw(law, text.round, len(text.tree), DRAFT)
         hidden = None if views.hidden is None else views.hidden[0]  # [hidden]

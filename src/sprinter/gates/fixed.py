@@ -64,3 +64,30 @@ class OpenGate(ChainGate):
     def wants_more(self, tree: Tree) -> bool:
         """See `ChainGate.wants_more`."""
         return True
+
+
+class OnceGate(ChainGate):
+    """Tests whatever the drafter gives at a time, and vouches for nobody: for drafters that know their own length."""
+
+    @classmethod
+    def build(cls, settings: PartSettings, kit: Kit) -> Self:
+        """See `protocols.Kit`."""
+        return cls()
+
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
+        return None, False
+
+    def wants_more(self, tree: Tree) -> bool:
+        """See `ChainGate.wants_more`."""
+        return not tree.scores
+
+    def judge(self, text: Text) -> bool:
+        """See `Gate.judge`: nothing of one growth is dropped, but what lies behind an end of text."""
+        tree, ends = text.tree, text.limits.eos_ids
+        while tree.fresh:
+            newest = tree.fresh[0]
+            tree.settle(*self.vouch(text, newest))
+            if newest.token in ends:
+                text.cut(len(tree.scores))
+        return self.wants_more(tree)

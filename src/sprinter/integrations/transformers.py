@@ -116,7 +116,7 @@ class SprinterGenerate:
         if room < 1:
             raise ConfigError(f"max_length is {asked.max_length}, but the prompt has {len(prompt)} tokens")
         recipe = self._parts(model, config)
-        limits = replace(self._pair.limits(recipe.drafter is not None), eos_ids=_eos_ids(asked))
+        limits = replace(self._pair.limits(recipe.runs_draft), eos_ids=_eos_ids(asked))
         chance = Chance(int(torch.randint(2**62, ()).item()))
         text = Text(prompt, room, config.generation.sampling, chance, limits)
         audit = Audit.of(recipe.rule)

@@ -40,7 +40,7 @@ _NEEDS: Final = Needs(full_laws=True, hidden=True, embedding=True)  # of the dra
 
 def policies() -> tuple[str, ...]:
     """Who may write on: every method that drafts, and the paper's own way."""
-    return (*(name for name in names("methods") if find("methods", name).drafter is not None), "paper")
+    return (*(name for name in names("methods") if find("methods", name).drafter == "model"), "paper")
 
 
 @dataclass(frozen=True)
