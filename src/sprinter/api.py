@@ -53,6 +53,8 @@ class Settings(TypedDict, total=False):
     references: Sequence[str]
     copy_match: int
     copy_length: int
+    branches: int
+    depth: int
     options: Sequence[str]
     max_new_tokens: int
     temperature: float

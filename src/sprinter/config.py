@@ -14,6 +14,7 @@ from sprinter.core.sampling import Sampling
 from sprinter.core.settings import PartSettings, choice, from_mapping, from_words, setting
 from sprinter.drafters.copies import CopySettings
 from sprinter.drafters.either import EitherSettings
+from sprinter.drafters.hub import TreeSettings
 from sprinter.drafters.model import DraftSettings
 from sprinter.errors import ConfigError
 from sprinter.gates.fixed import FixedSettings
@@ -44,11 +45,13 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, EitherSettings):
+class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, EitherSettings, TreeSettings):
     """How to decode: the method, and what its parts can be told. A setting the method would ignore is refused."""
 
     method: str = setting(
-        "sprinter", "target, draft, exact, lossless, sprinter, lookahead, bild, llma, llma+exact or llma+sprinter."
+        "sprinter",
+        "target, draft, exact, lossless, sprinter, lookahead, bild; llma, llma+exact, llma+sprinter (copies); spechub, "
+        "rrs, rrsw (trees).",
     )
     options: tuple[str, ...] = setting((), "A setting of a part from another package, as name=value; several times.")
 
@@ -122,7 +125,15 @@ class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, EitherSett
 
 
 # Parts whose settings stand in DecodingConfig itself; PartSettings is what a part without settings has.
-_OURS: Final = (ScoredSettings, FixedSettings, RollbackSettings, DraftSettings, CopySettings, EitherSettings)
+_OURS: Final = (
+    ScoredSettings,
+    FixedSettings,
+    RollbackSettings,
+    DraftSettings,
+    CopySettings,
+    EitherSettings,
+    TreeSettings,
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ _OURS: Final[dict[str, dict[str, str]]] = {
         "llma": "sprinter.methods:LLMA",
         "llma+exact": "sprinter.methods:LLMA_EXACT",
         "llma+sprinter": "sprinter.methods:LLMA_SPRINTER",
+        "spechub": "sprinter.methods:SPECHUB",
+        "rrs": "sprinter.methods:RRS",
+        "rrsw": "sprinter.methods:RRSW",
     },
     "models": {
         "fast": "sprinter.models.fast.model:FastModel",
@@ -35,6 +38,9 @@ _OURS: Final[dict[str, dict[str, str]]] = {
         "model": "sprinter.drafters.model:ModelDrafter",
         "copies": "sprinter.drafters.copies:CopyDrafter",
         "either": "sprinter.drafters.either:EitherDrafter",
+        "hub": "sprinter.drafters.hub:HubDrafter",
+        "repeated": "sprinter.drafters.hub:RepeatedDrafter",
+        "distinct": "sprinter.drafters.hub:DistinctDrafter",
     },
     "gates": {
         "fixed": "sprinter.gates.fixed:FixedGate",
@@ -52,6 +58,8 @@ _OURS: Final[dict[str, dict[str, str]]] = {
         "exact": "sprinter.rules.exact:ExactRule",
         "vouched": "sprinter.rules.vouched:VouchedRule",
         "walk": "sprinter.rules.walk:WalkRule",
+        "hub": "sprinter.rules.hub:HubRule",
+        "siblings": "sprinter.rules.siblings:SiblingsRule",
         "rollback": "sprinter.rules.rollback:RollbackRule",
     },
     "observers": {"audit": "sprinter.observers.audit:Audit"},

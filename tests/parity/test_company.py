@@ -39,6 +39,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "bild": {},
     "llma": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
     "llma+exact": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
+    "spechub": {"depth": 2},
+    "rrsw": {"branches": 3, "depth": 2},
     "llma+sprinter": {"references": ("-",), "copy_match": 1, "scorer": "confidence", "threshold": 0.2},
 }
 

@@ -13,7 +13,7 @@ from sprinter.core.rows import Model, Part
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
 from sprinter.drafters.copies import CopyDrafter, CopySettings
-from sprinter.drafters.model import DraftSettings, ModelDrafter
+from sprinter.drafters.model import DraftSettings, ModelDrafter, writable
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class EitherDrafter(ModelDrafter):
             text.counters.draft_tokens += len(unread)
         for (text, proposals), views in zip(copies, self.model.forward(parts), strict=True):
             for row, proposal in enumerate(proposals):
-                logits, facts = self.row(text, views, row)
+                logits, facts = writable(self.model, text, views, row)
                 hidden = None if views.hidden is None else views.hidden[row]
                 ids, embed = self.model.head_tokens, self._embed
                 text.add(replace(proposal, logits=logits, facts=facts, ids=ids, hidden=hidden, embed=embed))

@@ -89,18 +89,19 @@ class ModelDrafter:
         """The model's memory of a text."""
         return text.note(self, lambda: Read(self.model.open())).cache
 
-    def row(self, text: Text, views: Views, row: int) -> tuple[FloatArray, FloatArray]:
-        """(logits [width], facts [4]) of one row, without what may not be written."""
-        logits, facts = views.logits[row], views.facts.table[row]
-        if self.model.head_tokens is None and len(logits) > text.limits.vocab_size:
-            # Ids beyond the tokenizer's are padding of the head.
-            logits = logits[: text.limits.vocab_size]
-            facts = facts_of(logits[None]).table[0]
-        return logits, facts
-
     def _drawn(self, text: Text, views: Views) -> Proposal:
-        ids, (logits, facts) = self.model.head_tokens, self.row(text, views, 0)
+        ids, (logits, facts) = self.model.head_tokens, writable(self.model, text, views, 0)
         law = text.sampling.law(logits, text.tokens, ids, int(facts[0]))
         token = text.chance.draw(law, text.round, len(text.tree), DRAFT)
         hidden = None if views.hidden is None else views.hidden[0]  # [hidden]
         return Proposal(token, law, logits, facts, ids, hidden, self._embed)
+
+
+def writable(model: Model, text: Text, views: Views, row: int) -> tuple[FloatArray, FloatArray]:
+    """(logits [width], facts [4]) of one of a model's rows, without what may not be written."""
+    logits, facts = views.logits[row], views.facts.table[row]
+    if model.head_tokens is None and len(logits) > text.limits.vocab_size:
+        # Ids beyond the tokenizer's are padding of the head.
+        logits = logits[: text.limits.vocab_size]
+        facts = facts_of(logits[None]).table[0]
+    return logits, facts

@@ -83,11 +83,11 @@ class OnceGate(ChainGate):
         return not tree.scores
 
     def judge(self, text: Text) -> bool:
-        """See `Gate.judge`: nothing of one growth is dropped, but what lies behind an end of text."""
+        """See `Gate.judge`: nothing of one growth is dropped, but what a chain has behind an end of text."""
         tree, ends = text.tree, text.limits.eos_ids
         while tree.fresh:
             newest = tree.fresh[0]
             tree.settle(*self.vouch(text, newest))
-            if newest.token in ends:
+            if newest.token in ends and tree.parents is None:
                 text.cut(len(tree.scores))
         return self.wants_more(tree)

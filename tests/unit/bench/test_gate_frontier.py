@@ -138,7 +138,7 @@ def test_the_comparison_at_temperature_1_runs_what_was_tuned(
 
 
 def test_a_frontier_without_tuned_settings_says_what_to_run() -> None:
-    with pytest.raises(SystemExit, match=r"default_verifier\.py make"):
+    with pytest.raises(SystemExit, match=r"default_verifier\.py first"):
         measured({"results": [{"sampling": "T=1"}]})
 
 
