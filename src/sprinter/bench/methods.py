@@ -25,7 +25,7 @@ from sprinter.engine import Engine
 from sprinter.errors import ConfigError
 from sprinter.observers.audit import Audit
 from sprinter.observers.clock import Stopwatch
-from sprinter.registry import names
+from sprinter.registry import find, names
 
 Emit = Callable[[Sequence[int]], None]
 
@@ -180,6 +180,10 @@ _MAIN_OPTION: Final = {
     "lookahead": "threshold",
     "confidence": "threshold",
     "bild": "fallback",
+    "llma": "copy_length",
+    "spechub": "depth",
+    "rrs": "depth",
+    "rrsw": "depth",
 }
 
 
@@ -189,15 +193,25 @@ def decoding_of(spec: Spec, bench: Bench) -> tuple[DecodingConfig, dict[str, Any
     method = "sprinter" if own else spec.kind
     values: dict[str, Any] = {"method": method, **own}
     wishes = {name: spec.number(name, 0) for name in ("tv", "atypical") if name in spec.options}
+    kinds = {f.name: str(f.type) for f in dataclasses.fields(DecodingConfig)}
     for name, given in spec.options.items():
         if name not in wishes:
-            values[name] = given if name == "scorer" else _whole(_number(given, spec.text))
+            values[name] = _valued(kinds.get(name, ""), given, spec.text)
+    if "references" in find("methods", method).obeys():
+        values.setdefault("references", ("-",))  # the prompt itself
     if spec.value is not None:
         if spec.kind not in _MAIN_OPTION:
             raise ConfigError(f"method {spec.kind!r} takes no value, so {spec.text!r} means nothing")
         values[_MAIN_OPTION[spec.kind]] = _whole(spec.value)
     config = from_mapping(DecodingConfig, values, f"method {spec.text!r}")
     return _certified(config, wishes, values, bench) if wishes else (config, {})
+
+
+def _valued(kind: str, given: str, where: str) -> Any:
+    """An option's word as its setting wants it."""
+    if "float" in kind or "int" in kind:
+        return _whole(_number(given, where))
+    return (given,) if kind.startswith("tuple") else given
 
 
 def _whole(value: float) -> float | int:
