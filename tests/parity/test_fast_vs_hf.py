@@ -49,10 +49,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def save_reference(folder: Path, case: str) -> Any:
+def save_reference(folder: Path, case: str, **other: Any) -> Any:
     """A seeded random transformers model, saved to `folder`; biases and norms random too."""
     family, changes = CASES[case]
-    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **changes})
+    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **changes, **other})
     torch.manual_seed(7)
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():

@@ -177,7 +177,7 @@ def stacked(model: HFModel, texts: list[list[int]]) -> tuple[FloatArray, FloatAr
 @pytest.mark.parametrize("family", sorted(WITHOUT_TREES))
 def test_a_family_that_takes_no_masks_refuses_trees_and_still_serves_chains(family: str) -> None:
     model = built(family)
-    assert model.gives.missing(hf.EVERYTHING) == ["trees"]
+    assert not model.gives.trees
     cache = filled(model, [3, 4])
     with pytest.raises(BackendError, match=f"{family} reads no trees"):
         model.forward([Part(cache, [5, 6], 1, [-1, -1])])
@@ -190,7 +190,7 @@ def test_a_family_gives_trees_only_as_long_as_masked_passes_say_what_plain_ones_
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = HFModel(build_model(family, seed=3), family, "fingerprint")
-    assert model.gives == hf.EVERYTHING
+    assert model.gives.trees
     kinds = hf._windows(model.module.config)
     assert kinds is not None
     if any(kinds.values()):

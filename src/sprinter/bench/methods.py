@@ -15,7 +15,7 @@ from sprinter.config import DecodingConfig
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
-from sprinter.core.records import Counters, Emitted
+from sprinter.core.records import Counters, Emitted, Origin
 from sprinter.core.rows import Model, ModelInfo
 from sprinter.core.sampling import Sampling
 from sprinter.core.settings import from_mapping
@@ -29,7 +29,13 @@ from sprinter.registry import find, names
 
 Emit = Callable[[Sequence[int]], None]
 
-ORIGIN_LETTERS: Final = {"vouched": "v", "tested": "t", "resampled": "r", "bonus": "b", "target": "g"}
+ORIGIN_LETTERS: Final[Mapping[Origin, str]] = {
+    "vouched": "v",
+    "tested": "t",
+    "resampled": "r",
+    "bonus": "b",
+    "target": "g",
+}
 
 
 @dataclass(frozen=True, slots=True)

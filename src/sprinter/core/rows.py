@@ -6,7 +6,7 @@ same call. Positions and masks follow from the parents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,7 @@ class Needs:
     embedding: bool = False  # input embeddings of single tokens
     trees: bool = False  # rows with parents that branch
     caches: bool = False  # more than one cache at a time
+    blocks: bool = False  # the model with attention or MLP blocks left out
 
     def missing(self, needed: Needs) -> list[str]:
         """Names of what `needed` asks for and is not here."""
@@ -35,7 +36,7 @@ class Needs:
         return Needs(*(getattr(self, name) or getattr(other, name) for name in self.__slots__))
 
 
-EVERYTHING = Needs(full_laws=True, hidden=True, embedding=True, trees=True, caches=True)
+EVERYTHING = Needs(full_laws=True, hidden=True, embedding=True, trees=True, caches=True, blocks=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +166,10 @@ class Model(Protocol):
 
     def embedding(self, token: int) -> FloatArray:
         """The input embedding of `token`, [hidden]."""
+
+    def without(self, left_out: Collection[int]) -> Model:
+        """The model with blocks left out, on the same weights, with caches of its own.
+
+        Block 2 i is the attention of layer i, block 2 i + 1 its MLP; one left out adds nothing to the residual stream.
+        Raises ConfigError for a block of the first or last layer, or of none.
+        """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -139,6 +141,28 @@ def facts_of(logits: FloatArray) -> Facts:
             below[every, best] = -np.inf
             table[:, 3] = logits[every, below.argmax(axis=-1)]
     return Facts(table)
+
+
+def check_blocks(info: ModelInfo, left_out: Collection[int]) -> None:
+    """Raise ConfigError for blocks that `Model.without` cannot leave out."""
+    last = 2 * info.num_layers - 3
+    if strange := [block for block in left_out if not 2 <= block <= last]:
+        raise ConfigError(
+            f"cannot leave block {strange[0]} out of {info.name}: blocks 2 to {last} can be, those between its first "
+            "and its last layer"
+        )
+
+
+def thinner(info: ModelInfo, left_out: Collection[int], saved: int) -> ModelInfo:
+    """`info` of the model without the blocks `left_out`, which hold `saved` parameters."""
+    names = ",".join(map(str, sorted(left_out)))
+    return replace(
+        info,
+        name=f"{info.name} without {names or 'nothing'}",
+        num_parameters=info.num_parameters - saved,
+        bytes_per_step=info.bytes_per_step - round(info.bytes_per_step * saved / info.num_parameters),
+        fingerprint=hashlib.sha256(f"{info.fingerprint} without {names}".encode()).hexdigest(),
+    )
 
 
 def check_distinct(parts: Sequence[Part]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sprinter.core.rows import EVERYTHING, FloatArray, IntArray, ModelInfo, Needs, Part, Views
 from sprinter.errors import BackendError, ConfigError
-from sprinter.models.base import check_distinct, check_finite, check_part, facts_of
+from sprinter.models.base import check_blocks, check_distinct, check_finite, check_part, facts_of, thinner
 from sprinter.models.checkpoint import Checkpoint, load_torch_draft, open_checkpoint
+from sprinter.models.hf_blocks import block_of, has_blocks, without_blocks
 
 if TYPE_CHECKING:
     from sprinter.models.hf_cache import HFCache
@@ -83,8 +84,19 @@ class HFModel:
 
     @cached_property
     def gives(self) -> Needs:
-        """Everything, but trees only where a masked pass says what plain ones say."""
-        return replace(EVERYTHING, trees=self._bears_masks())
+        """Everything, but trees only where a masked pass says what plain ones say, blocks only where we know them."""
+        return replace(EVERYTHING, trees=self._bears_masks(), blocks=has_blocks(self._model))
+
+    def without(self, left_out: Collection[int]) -> HFModel:
+        """See `core.rows.Model.without`. Raises ConfigError where the architecture's blocks are not known."""
+        if not has_blocks(self._model):
+            raise ConfigError(f"{self.info.name} has other layers than an attention and an MLP: none can be left out")
+        check_blocks(self.info, left_out)
+        saved = sum(p.numel() for block in left_out for p in block_of(self._model, block).parameters())
+        info = thinner(self.info, left_out, saved)
+        view = HFModel(without_blocks(self._model, left_out), info.name, info.fingerprint)
+        view.head_tokens, view.info = self.head_tokens, info
+        return view
 
     def open(self) -> HFCache:
         from sprinter.models.hf_cache import HFCache  # noqa: PLC0415 - imports transformers, which takes seconds

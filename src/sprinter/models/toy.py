@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from sprinter.core.rows import EVERYTHING, FloatArray, IntArray, ModelInfo, Part, Views
 from sprinter.errors import ConfigError
-from sprinter.models.base import Line, ancestors, check_distinct, check_finite, check_part, facts_of
+from sprinter.models.base import (
+    Line,
+    ancestors,
+    check_blocks,
+    check_distinct,
+    check_finite,
+    check_part,
+    facts_of,
+    thinner,
+)
 
 LogitsOf = Callable[[tuple[int, ...]], FloatArray]
+_BLOCK_SPREAD = 0.5  # standard deviation of what a block adds to a logit
 
 
 class ToyCache(Line):
@@ -55,7 +65,14 @@ class ToyModel:
 
     gives = EVERYTHING
 
-    def __init__(self, logits_of: LogitsOf, vocab_size: int, name: str = "toy", context_length: int = 4096) -> None:
+    def __init__(
+        self,
+        logits_of: LogitsOf,
+        vocab_size: int,
+        name: str = "toy",
+        context_length: int = 4096,
+        num_layers: int = 1,
+    ) -> None:
         self._logits_of = logits_of
         self.head_tokens: IntArray | None = None
         fingerprint = hashlib.sha256(f"{name} {vocab_size}".encode()).hexdigest()
@@ -64,7 +81,7 @@ class ToyModel:
             vocab_size=vocab_size,
             context_length=context_length,
             hidden_size=vocab_size,
-            num_layers=1,
+            num_layers=num_layers,
             num_parameters=vocab_size * vocab_size,
             bytes_per_step=8 * vocab_size,
             fingerprint=fingerprint,
@@ -82,6 +99,16 @@ class ToyModel:
         own, vocab_size = self._logits_of, self.info.vocab_size
         wobble = _random_logits(vocab_size, seed, order, noise)
         return ToyModel(lambda c: own(c) + wobble(c), vocab_size, f"{self.info.name}-near-{seed}-{noise}-{order}")
+
+    def without(self, left_out: Collection[int]) -> ToyModel:
+        """As the protocol says; what a block adds to the logits is drawn once per token from N(0, 0.5^2)."""
+        own, size = self._logits_of, self.info.vocab_size
+        check_blocks(self.info, left_out)
+        info = thinner(self.info, left_out, 0)
+        blocks = [_random_logits(size, block, 1, _BLOCK_SPREAD) for block in sorted(left_out)]
+        view = ToyModel(lambda c: own(c) - sum(block(c) for block in blocks), size, info.name)
+        view.info = info
+        return view
 
     def open(self) -> ToyCache:
         return ToyCache()

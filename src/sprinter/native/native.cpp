@@ -23,7 +23,7 @@ namespace {
 constexpr int64_t kChunk = 256;  // rows computed at once; bounds the scratch memory of a long prompt
 
 struct Layer {
-    Matrix qkv, out, gate_up, down;
+    Matrix qkv, out, gate_up, down;                        // a block whose first matrix has no rows is left out
     const float *attn_norm, *mlp_norm, *q_norm, *k_norm;  // the last two may be null
 };
 
@@ -223,15 +223,19 @@ void run_layers(const Model& m, const float* rotary, const Plan& plan, const Row
     embed(m, rows, count, x);
     for (int64_t i = 0; i < m.num_layers; i++) {
         const Layer& layer = m.layers[i];
-        norm_and_quantise(m, x, layer.attn_norm, count, s);
-        multiply(layer.qkv, s.q_hidden, count, s.qkv.data(), false);
-        place_heads(m, i, rotary, rows, count, s);
-        attend_all(m, i, plan, rows, count, s);
-        multiply(layer.out, s.q_heads, count, x, true);
-        norm_and_quantise(m, x, layer.mlp_norm, count, s);
-        multiply(layer.gate_up, s.q_hidden, count, s.gate_up.data(), false);
-        activate(m, count, s);
-        multiply(layer.down, s.q_inter, count, x, true);
+        if (layer.qkv.rows) {
+            norm_and_quantise(m, x, layer.attn_norm, count, s);
+            multiply(layer.qkv, s.q_hidden, count, s.qkv.data(), false);
+            place_heads(m, i, rotary, rows, count, s);
+            attend_all(m, i, plan, rows, count, s);
+            multiply(layer.out, s.q_heads, count, x, true);
+        }
+        if (layer.gate_up.rows) {
+            norm_and_quantise(m, x, layer.mlp_norm, count, s);
+            multiply(layer.gate_up, s.q_hidden, count, s.gate_up.data(), false);
+            activate(m, count, s);
+            multiply(layer.down, s.q_inter, count, x, true);
+        }
     }
 }
 

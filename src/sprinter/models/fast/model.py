@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -13,7 +13,7 @@ from torch import Tensor
 from sprinter.cache import cache_dir
 from sprinter.core.rows import EVERYTHING, Cache, FloatArray, IntArray, ModelInfo, Part, Views
 from sprinter.errors import BackendError
-from sprinter.models.base import check_distinct, check_part, not_finite
+from sprinter.models.base import check_blocks, check_distinct, check_part, not_finite, thinner
 from sprinter.models.checkpoint import (
     HEAD_TOKENS,
     Checkpoint,
@@ -54,6 +54,9 @@ class Runner(Protocol):
         The parts have been checked. The new rows' keys and values lie in the caches afterwards, but do not count yet.
         Raises FloatingPointError when a row of logits holds NaN or +inf.
         """
+
+    def without(self, left_out: Collection[int], arch: Architecture) -> Runner:
+        """One on the same weights that leaves blocks out; `arch`: whose caches it opens."""
 
 
 class FastModel:
@@ -134,6 +137,18 @@ class FastModel:
         """A new, empty cache."""
         return self._runner.open()
 
+    def without(self, left_out: Collection[int]) -> FastModel:
+        """See `core.rows.Model.without`."""
+        left_out = frozenset(left_out)
+        check_blocks(self.info, left_out)
+        attention, mlp = _block_sizes(self._arch)
+        info = thinner(self.info, left_out, sum(mlp if block % 2 else attention for block in left_out))
+        # Another object of the same shapes: a cache tells by it whose it is.
+        arch = replace(self._arch)
+        view = FastModel(info, arch, self._runner.without(left_out, arch), self._embed)
+        view._head_tokens = self._head_tokens
+        return view
+
     def forward(self, parts: Sequence[Part]) -> list[Views]:
         """See `core.rows.Model.forward`."""
         if not parts:
@@ -193,11 +208,15 @@ class _Source:
         return self.checkpoint.tensor(name)
 
 
+def _block_sizes(arch: Architecture) -> tuple[int, int]:
+    """Parameters of a layer's attention and of its MLP."""
+    attention = arch.hidden_size * (arch.qkv_rows + arch.num_heads * arch.head_dim)
+    return attention, 3 * arch.hidden_size * arch.intermediate_size
+
+
 def _describe(
     source: _Source, arch: Architecture, tensors: Mapping[str, Tensor], weights: str, device: str, width: int
 ) -> ModelInfo:
-    heads = arch.num_heads * arch.head_dim
-    per_layer = arch.hidden_size * (arch.qkv_rows + heads + 3 * arch.intermediate_size)
     # Norms and the float32 copies for wide passes are not what one token reads.
     read = [t for name, t in tensors.items() if not name.endswith((".wide", "norm"))]
     return ModelInfo(
@@ -206,7 +225,7 @@ def _describe(
         context_length=arch.context_length,
         hidden_size=arch.hidden_size,
         num_layers=arch.num_layers,
-        num_parameters=arch.num_layers * per_layer + width * arch.hidden_size,
+        num_parameters=arch.num_layers * sum(_block_sizes(arch)) + width * arch.hidden_size,
         bytes_per_step=sum(t.numel() * t.element_size() for t in read),
         fingerprint=source.checkpoint.fingerprint,
         backend="fast",

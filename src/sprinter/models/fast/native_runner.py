@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -169,6 +170,20 @@ class NativeRunner:
             self._matrix(f"{i}.down", arch.hidden_size, inter),
             *(_address(self._tensors.get(f"{i}.{n}")) for n in ("attn_norm", "mlp_norm", "q_norm", "k_norm")),
         )
+
+    def without(self, left_out: Collection[int], arch: Architecture) -> Self:
+        """See `Runner.without`."""
+        view = copy(self)
+        view._arch = arch
+        view._layers = (_Layer * arch.num_layers)(*self._layers)
+        for block in left_out:
+            # The compiled pass takes a block whose first matrix has no rows for one that is left out.
+            first = view._layers[block // 2]
+            (first.gate_up if block % 2 else first.qkv).rows = 0
+        view._model = _Model.from_buffer_copy(self._model)
+        view._model.layers = ctypes.cast(view._layers, ctypes.POINTER(_Layer))
+        view._model_view = ctypes.byref(view._model)
+        return view
 
     def open(self) -> NativeCache:
         """A new, empty cache."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,13 @@ class TorchRunner:
         halves = self._device.type != "cpu" and f"{HEAD}.weight" in tensors
         self._kv_type = tensors[f"{HEAD}.weight"].dtype if halves else torch.float32
         self._rotary = Rotary(arch, self._device)
+        self._left_out: Collection[int] = ()  # see `core.rows.Model.without`
+
+    def without(self, left_out: Collection[int], arch: Architecture) -> Self:
+        """See `Runner.without`."""
+        view = copy(self)
+        view._arch, view._left_out = arch, left_out
+        return view
 
     def open(self) -> FastCache:
         """A new, empty cache."""
@@ -149,19 +157,34 @@ class TorchRunner:
         masks = [None if piece.mask is None else piece.mask.repeat(arch.group_size, 1) for piece in pieces]
         x = self._embed[ids].float()  # [rows, hidden]
         for i, layer in enumerate(self._layers):
-            qkv = layer.qkv(F.rms_norm(x, (arch.hidden_size,), layer.attn_norm, arch.norm_eps))
-            q, k, v = self._heads(layer, qkv, rotary)
-            attended, at = [], 0
-            for piece, mask in zip(pieces, masks, strict=True):
-                rows = slice(at, at := at + len(piece.tokens))
-                keys, values = piece.cache.kv[:, i, :, : piece.end]  # [kv_head, slot, head_dim] each
-                keys[:, piece.start :] = k[rows].transpose(0, 1).to(keys.dtype)
-                values[:, piece.start :] = v[rows].transpose(0, 1).to(values.dtype)
-                attended.append(self._attend(q[rows], keys, values, mask))
-            x += layer.out(attended[0] if len(attended) == 1 else torch.cat(attended))
-            gate, up = layer.gate_up(F.rms_norm(x, (arch.hidden_size,), layer.mlp_norm, arch.norm_eps)).chunk(2, -1)
-            x += layer.down(F.silu(gate).mul_(up))
+            if 2 * i not in self._left_out:
+                x += self._attention(i, layer, x, rotary, pieces, masks)
+            if 2 * i + 1 not in self._left_out:
+                normed = F.rms_norm(x, (arch.hidden_size,), layer.mlp_norm, arch.norm_eps)
+                gate, up = layer.gate_up(normed).chunk(2, -1)
+                x += layer.down(F.silu(gate).mul_(up))
         return x
+
+    def _attention(
+        self,
+        number: int,
+        layer: Layer,
+        x: Tensor,
+        rotary: Tensor,
+        pieces: Sequence[Piece],
+        masks: Sequence[Tensor | None],
+    ) -> Tensor:
+        """What the attention of layer `number` adds to all rows of the pieces, [rows, hidden]."""
+        qkv = layer.qkv(F.rms_norm(x, (self._arch.hidden_size,), layer.attn_norm, self._arch.norm_eps))
+        q, k, v = self._heads(layer, qkv, rotary)
+        attended, at = [], 0
+        for piece, mask in zip(pieces, masks, strict=True):
+            rows = slice(at, at := at + len(piece.tokens))
+            keys, values = piece.cache.kv[:, number, :, : piece.end]  # [kv_head, slot, head_dim] each
+            keys[:, piece.start :] = k[rows].transpose(0, 1).to(keys.dtype)
+            values[:, piece.start :] = v[rows].transpose(0, 1).to(values.dtype)
+            attended.append(self._attend(q[rows], keys, values, mask))
+        return layer.out(attended[0] if len(attended) == 1 else torch.cat(attended))
 
     def _heads(self, layer: Layer, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [rows, num_heads, head_dim], rotated keys and values [rows, num_kv_heads, head_dim]."""
