@@ -66,6 +66,8 @@ def typed(annotation: str, value: Any, where: str) -> Any:
 
 
 def _read(annotation: str, word: str) -> Any:
+    if annotation.startswith("tuple"):
+        return (word,)
     for name, kind in (("float", float), ("int", int)):
         if name in annotation:
             try:
