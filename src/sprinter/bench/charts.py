@@ -20,8 +20,8 @@ class Point:
     label: str
     x: float
     y: float
-    low: float
-    high: float
+    low: float | None  # None where one prompt tells nothing about it
+    high: float | None
     family: str  # CSS class
 
 
@@ -74,7 +74,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 4
     right, bottom, top = WIDTH - _GUTTER, height - 52, 16
     height = max(height, top + 68 + _LABEL_STEP * len(points))
     bottom = height - 52
-    xs, ys = [p.x for p in points] or [0.0], [p.high for p in points] or [1.0]
+    xs, ys = [p.x for p in points] or [0.0], [p.y if p.high is None else p.high for p in points] or [1.0]
     room = 0.04 * (max(0.01, *xs) - min(0.0, *xs))  # a point on the frame would be cut
     x_axis = Axis(min(0.0, *xs) - room, max(0.01, *xs) + room, 66, right)
     y_axis = Axis(0.0, max(1.0, *ys) * 1.06, bottom, top)
@@ -85,8 +85,11 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 4
     for point, label_y in zip(ordered, heights, strict=True):
         x, y = x_axis.at(point.x), y_axis.at(point.y)
         parts.append(f'<path class="leader" d="M{x + 7:.1f} {y:.1f}L{right + 6} {label_y:.1f}h8"/>')
-        parts.append(_line(x, y_axis.at(point.low), x, y_axis.at(point.high), f"whisker {point.family}"))
-        told = f"{point.label}: {point.y:.2f}x ({point.low:.2f} to {point.high:.2f}) at {100 * point.x:.2f}%"
+        between = ""
+        if point.low is not None and point.high is not None:
+            parts.append(_line(x, y_axis.at(point.low), x, y_axis.at(point.high), f"whisker {point.family}"))
+            between = f" ({point.low:.2f} to {point.high:.2f})"
+        told = f"{point.label}: {point.y:.2f}x{between} at {100 * point.x:.2f}%"
         parts.append(f'<circle class="{point.family}" cx="{x:.1f}" cy="{y:.1f}" r="6">{_title(told)}</circle>')
         parts.append(
             f'<text class="name" x="{right + 18}" y="{label_y + 4.5:.1f}">{escape(short_name(point.label))}</text>'

@@ -31,7 +31,8 @@ def _frontier(figure: Figure, summary: Mapping[str, Any]) -> bool:
         if name == "draft" or found is None or loss is None:
             continue
         speed = found["speedup"]
-        spread = [[max(0.0, speed["value"] - speed["low"])], [max(0.0, speed["high"] - speed["value"])]]
+        ends = (speed["value"] if speed[end] is None else speed[end] for end in ("low", "high"))
+        spread = [[abs(speed["value"] - end)] for end in ends]
         axes.errorbar([100 * loss], [speed["value"]], yerr=spread, marker="o", capsize=2, label=_literal(name))
         drawn += 1
     axes.axhline(1, linestyle="--", color="grey", linewidth=0.8)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sprinter import registry
 from sprinter.bench import journal
+from sprinter.bench.bootstrap import FEWEST
 from sprinter.bench.charts import Point, boxes, diagram, escape, scatter
 from sprinter.bench.journal import Results
 from sprinter.bench.judge import TRANSCRIPT, read_opinions
-from sprinter.bench.samples import facts_line, origin_key, sample_letters, sample_texts
-from sprinter.bench.summary import summarise
+from sprinter.bench.samples import facts_line, origin_key, origin_style, sample_letters, sample_texts
+from sprinter.bench.summary import MARGIN_REASON, summarise
 from sprinter.bench.tables import (
     NOTHING,
     PAPER,
@@ -68,7 +70,10 @@ def write_outputs(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def family(method: str) -> str:
     """Which of the page's colours a method has."""
-    return _FAMILIES.get(method.partition(":")[0], "peer")
+    kind = method.partition(":")[0]
+    if kind in _FAMILIES or kind not in registry.names("methods"):
+        return _FAMILIES.get(kind, "peer")
+    return "exact" if registry.find("rules", registry.find("methods", kind).rule).exact else "rival"
 
 
 def page(summary: Summary, results: Results) -> str:
@@ -86,7 +91,7 @@ def page(summary: Summary, results: Results) -> str:
         _section("Failures", _failures(summary)),
         _section("How it was made", _provenance(summary)),
     ]
-    style = _STYLE.read_text(encoding="utf-8")
+    style = _STYLE.read_text(encoding="utf-8") + origin_style()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -122,23 +127,16 @@ def _head(summary: Summary) -> str:
 
 
 def _lead(summary: Summary) -> str:
-    """The result in a sentence: the fastest method within 2% atypical tokens beyond the target's own."""
-    within = [
-        (found["speedup"]["value"], name, method)
-        for name, method in summary["methods"].items()
-        if (found := method["against"].get("target")) and method["excess_atypical"] is not None
-        if method["excess_atypical"] <= 0.02 and name != "target"
-    ]
-    if not within:
-        return "No method stayed within 2% atypical tokens beyond the target's own rate, or none finished."
-    _, name, best = max(within)
-    sentence = (
-        f"Within 2% atypical tokens beyond the target's own rate, {name} is fastest: {ratio(best, 'target')} the "
-        f"speed of the target alone ({ratio_interval(best, 'target')})"
-    )
-    if best["against"].get("exact") and not name.startswith("exact"):
-        sentence += f" and {ratio(best, 'exact')} that of exact speculative decoding ({ratio_interval(best, 'exact')})"
-    return f"{sentence}, at a measured mean total variation of {percent(best['delta'])}."
+    """The result in a sentence, with the winner's measured loss."""
+    found = summary["headline"]
+    text = str(found["text"])
+    if found["decided"]:
+        best = summary["methods"][found["method"]]
+        if best["against"].get("exact") and not found["method"].startswith("exact"):
+            told = ratio_interval(best, "exact")
+            text += f" and {ratio(best, 'exact')} that of exact speculative decoding ({told} by itself)"
+        text += f", at a measured mean total variation of {percent(best['delta'])}."
+    return text
 
 
 def table(summary: Summary, columns: Mapping[str, Cell]) -> str:
@@ -161,7 +159,9 @@ def _dot(kind: str) -> str:
 
 def _named(name: str) -> str:
     """A method in a table: its dot, its name, and what settings follow it on a line of their own."""
-    head, _, settings = name.partition("+")
+    kind, colon, rest = name.partition(":")
+    value, _, settings = rest.partition("+")
+    head = kind + colon + value
     below = f"<small>{escape(settings.replace('+', ', '))}</small>" if settings else ""
     return f"{_dot(family(name))}{escape(head)}{below}"
 
@@ -180,7 +180,8 @@ def _verdict(method: Summary, metric: str) -> str:
 
 
 _HEADLINE_NOTE: Final = (
-    "Small figures are paired 95% bootstrap intervals over prompts. Delta: mean total variation of a token's law "
+    "Small figures are paired 95% intervals over prompts by the studentised bootstrap; those of the sentence above "
+    "hold for all methods together. Delta: mean total variation of a token's law "
     "from the target's, by an audit that misses no token. Atypical: share of tokens with p below min(0.09, 0.3 "
     "exp(-H)), less the target's own chance of one at the same positions. Log-likelihood: of the texts under the "
     "target, against its own texts."
@@ -295,7 +296,7 @@ def _costs(summary: Summary) -> str:
 _QUALITY_NOTE: Final = (
     "ROUGE-1, 2 and L, F1. Distinct-2: unlike pairs of tokens; repeated: 4-grams that have come before in the text. "
     "Verdicts compare with the target's own texts at the stated margin: the 95% interval must lie above minus the "
-    "margin."
+    f"margin, on {FEWEST} prompts or more. {MARGIN_REASON}."
 )
 
 

@@ -8,14 +8,10 @@ from typing import Any, Final
 
 from sprinter.bench.charts import escape
 from sprinter.bench.journal import Record, Results
+from sprinter.bench.methods import ORIGIN_LETTERS
+from sprinter.core.records import MEANINGS, PAINT
 
-ORIGINS: Final[Mapping[str, str]] = {
-    "v": "drafted, kept on the verifier's word",
-    "t": "drafted, tested by the target",
-    "r": "written by the target in a draft's place",
-    "b": "bonus of a passed draft",
-    "g": "written by the target",
-}
+ORIGINS: Final[Mapping[str, str]] = {letter: MEANINGS[origin] for origin, letter in ORIGIN_LETTERS.items()}
 
 
 def sample_texts(results: Results) -> str:
@@ -71,6 +67,14 @@ def origin_key(letters: Sequence[str]) -> str:
         f'<i><span class="tok {o}">&nbsp;ab&nbsp;</span> {text}</i>' for o, text in ORIGINS.items() if o in letters
     ]
     return f'<p class="key">{"".join(items)}</p>'
+
+
+def origin_style() -> str:
+    """The colours, the same as everywhere else."""
+    plain = "#e5e7eb"  # where nothing stands beside, a token without a colour would not look like one
+    paints = {letter: PAINT[origin] for origin, letter in ORIGIN_LETTERS.items()}
+    rules = (f".tok.{letter}{{background:{plain if p == 'transparent' else p}}}" for letter, p in paints.items())
+    return "".join(rules)
 
 
 def sample_letters(results: Results) -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from sprinter.bench.bootstrap import Array, Interval, non_inferiority, paired_mean, paired_ratio, speedup
+from sprinter.bench.headline import headline
 from sprinter.bench.journal import Record, Results
 from sprinter.bench.judge import Opinion, tally
 from sprinter.bench.latency import latency_summary
@@ -19,7 +19,12 @@ from sprinter.rouge import has_rouge, overlap
 
 BASELINES: Final = ("target", "exact", "hf-assisted")
 # What a method may lose against the target alone and still count as not inferior.
-MARGINS: Final[Mapping[str, float]] = {"log_likelihood": 0.1, "rouge_reference": 0.02}
+MARGINS: Final[Mapping[str, float]] = {"log_likelihood": 0.1, "rouge_reference": 0.01}
+MARGIN_REASON: Final = (
+    "The margins lie between what rounding alone does and what the draft alone loses: on the default pair, greedy, "
+    "other programs on the same weights come out at most 0.07 nats and 0.009 ROUGE-L lower by their intervals, the "
+    "draft at least 0.13 and 0.018 by its means"
+)
 
 
 def summarise(results: Results, opinions: Sequence[Opinion] = (), seed: int = 0) -> dict[str, Any]:
@@ -48,8 +53,10 @@ def summarise(results: Results, opinions: Sequence[Opinion] = (), seed: int = 0)
     return {
         "format": 1,
         "methods": methods,
+        "headline": headline(enriched, seed),
         "baselines": baselines,
         "margins": dict(MARGINS),
+        "margin_reason": MARGIN_REASON,
         "has_rouge": has_rouge(),
         "prompts": len(results.run["prompts"]),
         "runs": len(results.records),
@@ -138,7 +145,7 @@ def _excess(rows: Sequence[Record], rng: np.random.Generator) -> dict[str, Any]:
     if not rows:
         return {"excess_atypical": None, "excess_interval": None}
     found = paired_mean(np.array([row["atypical"] - row["own_atypical"] for row in rows]), rng)
-    return {"excess_atypical": found.value, "excess_interval": [found.low, found.high]}
+    return {"excess_atypical": found.value, "excess_interval": [found.told()["low"], found.told()["high"]]}
 
 
 def _overlaps(rows: Sequence[Record], key: str) -> dict[str, float]:
@@ -200,7 +207,7 @@ def _against(own: Mapping[str, Record], other: Mapping[str, Record], rng: np.ran
         "fewer_flops": speedup(column(own, "flops"), tokens, column(other, "flops"), other_tokens, rng),
         "fewer_paper_flops": speedup(column(own, "paper"), tokens, column(other, "paper"), other_tokens, rng),
     }
-    return {"prompts": len(shared), **{key: dataclasses.asdict(value) for key, value in ratios.items()}}
+    return {"prompts": len(shared), **{key: value.told() for key, value in ratios.items()}}
 
 
 def _verdicts(
@@ -214,7 +221,7 @@ def _verdicts(
         if len(differences) < 2:
             continue
         verdict, interval = non_inferiority(differences, margin, rng)
-        found[metric] = {"verdict": verdict, "margin": margin, "difference": dataclasses.asdict(interval)}
+        found[metric] = {"verdict": verdict, "margin": margin, "difference": interval.told()}
     return found
 
 
@@ -259,14 +266,14 @@ def _side_by_side(first: Sequence[Record], second: Sequence[Record], rng: np.ran
     for key in ("delta", "atypical", "log_likelihood"):
         pairs = [(a[key], b[key]) for a, b in zip(first, second, strict=True) if None not in (a[key], b[key])]
         if pairs:
-            changes[key] = dataclasses.asdict(paired_mean(np.array([b - a for a, b in pairs]), rng))
+            changes[key] = paired_mean(np.array([b - a for a, b in pairs]), rng).told()
     seconds, tokens = speed_of(first)
     others, other_tokens = speed_of(second)
     return {
         "prompts": len(first),
         "first_tokens_per_s": paired_ratio(tokens, seconds, rng).value,
         "second_tokens_per_s": paired_ratio(other_tokens, others, rng).value,
-        "speed_ratio": dataclasses.asdict(ratio),
+        "speed_ratio": ratio.told(),
         "same_output": sum(a["ids"] == b["ids"] for a, b in zip(first, second, strict=True)) / len(first),
         "changes": changes,
     }

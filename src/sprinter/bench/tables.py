@@ -40,13 +40,17 @@ def ratio(summary: Mapping[str, Any], baseline: str, key: str = "speedup") -> st
 def ratio_interval(summary: Mapping[str, Any], baseline: str, key: str = "speedup") -> str:
     """`1.80 to 1.91`: the 95% interval of `ratio`."""
     found = summary["against"].get(baseline)
-    return "" if found is None else f"{number(found[key]['low'])} to {number(found[key]['high'])}"
+    return "" if found is None or found[key]["low"] is None else _between(number, found[key]["low"], found[key]["high"])
 
 
 def excess_interval(summary: Mapping[str, Any]) -> str:
-    """`-0.4% to 1.2%`: the 95% interval of the excess of atypical tokens; empty where it was not recorded."""
+    """`-0.4% to 1.2%`: the 95% interval of the excess of atypical tokens; empty where it is not known."""
     found = summary.get("excess_interval")
-    return "" if found is None else f"{percent(found[0])} to {percent(found[1])}"
+    return "" if found is None or found[0] is None else _between(percent, *found)
+
+
+def _between(told: Callable[[float], str], low: float, high: float) -> str:
+    return f"{told(low)} to {told(high)}"
 
 
 def rouges(found: Mapping[str, float]) -> str:
@@ -131,18 +135,30 @@ _CSV_KEYS: Final = (
 
 
 def records_csv(results: Results) -> str:
-    """One row per method and prompt, failures included."""
+    """One row per method and prompt, failures included; every text between quotes, none of them a formula."""
     buffer = io.StringIO()
     counters = ("target_calls", "draft_steps", "target_tokens", "draft_tokens", "target_s", "draft_s", "gate_s")
     names = ["place", "prompt", "method", "turn", "tokens", "first_token_ms", *counters, *_CSV_KEYS]
-    writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
+    # Quoted always: a bare carriage return would split a row.
+    writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     for record in results.records:
         row = {**record, **record.get("counters", {})}
         row["tokens"] = len(record.get("ids", ()))
         row["first_token_ms"] = record["times_ms"][0] if record.get("times_ms") else None
-        # A text that begins like a formula would run in a spreadsheet.
-        if str(row.get("text", "")).startswith(("=", "+", "-", "@", "\t", "\r")):
-            row["text"] = "'" + row["text"]
-        writer.writerow(row)
+        writer.writerow({name: _harmless(row.get(name)) for name in names})
     return buffer.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """A cell's value; a text that begins like a formula would run in a spreadsheet, a NUL would end its reading."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\0", "\ufffd")
+    return (
+        "'" + text
+        if text.lstrip(" \ufeff").startswith(
+            ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+        )
+        else text
+    )

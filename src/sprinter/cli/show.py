@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sprinter.core.records import AuditReport, Generation, Origin, Token
+from sprinter.core.records import MEANINGS, AuditReport, Generation, Origin, Token
 from sprinter.core.rows import ModelInfo
 
 COLOURS: dict[Origin, str] = {
@@ -18,13 +18,6 @@ COLOURS: dict[Origin, str] = {
     "resampled": "\033[31m",
     "bonus": "\033[33m",
     "target": "\033[0m",
-}
-MEANINGS: dict[Origin, str] = {
-    "vouched": "drafted, kept on the verifier's word",
-    "tested": "drafted, passed by the target",
-    "resampled": "the target's, in place of a rejected draft",
-    "bonus": "the target's, after a draft that stood",
-    "target": "the target's own",
 }
 RESET = "\033[0m"
 DIM = "\033[2m"

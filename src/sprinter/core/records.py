@@ -15,6 +15,13 @@ PAINT: Final[Mapping[Origin, str]] = {  # the colours of the terminal, light eno
     "bonus": "#f6eab5",
     "target": "transparent",
 }
+MEANINGS: Final[Mapping[Origin, str]] = {
+    "vouched": "drafted, kept on the verifier's word",
+    "tested": "drafted, passed by the target",
+    "resampled": "the target's, in place of a rejected draft",
+    "bonus": "the target's, after a draft that stood",
+    "target": "the target's own",
+}
 FinishReason = Literal["length", "eos", "stop", "cancelled", "error"]
 
 

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from sprinter.bench.judge import Endpoint, judge, read_opinions, tally, write_opinion
-from sprinter.errors import ConfigError
+from sprinter.bench.judge import Endpoint, Opinion, judge, read_opinions, tally, write_opinion
+from sprinter.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -19,15 +19,21 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null")
             made.asked.append((self.path, self.headers.get("Authorization"), body))
             status, content = made.replies.pop(0) if len(made.replies) > 1 else made.replies[0]
             if callable(content):
                 content = content(body["messages"][0]["content"])
-            answer = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+            answer = content
+            if not isinstance(content, bytes):
+                answer = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
             self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", f"{self.path}/elsewhere")
             self.end_headers()
             self.wfile.write(answer)
+
+        do_GET = do_POST  # noqa: N815 - what a followed redirect would ask
 
         def log_message(self, *_args):
             pass
@@ -105,3 +111,44 @@ def test_nobody_there_is_an_opinion_without_scores():
     opinion = judge(gone, ("p", ""), ("mine", "a"), "b", np.random.default_rng(0))
     assert opinion.outcome is None
     assert "cannot be reached" in opinion.answer
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_gets_neither_the_key_nor_the_texts(server, status):
+    server.replies = [(status, ""), (200, '{"A": 5, "B": 5}')]
+    opinion = ask(server, key="secret")
+    assert len(server.asked) == 1
+    assert opinion.outcome is None
+    assert str(status) in opinion.answer and "not followed" in opinion.answer
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"[" * 200_000,
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": [1]}}]}',
+        b'{"choices": {"0": 1}}',
+        b"[1]",
+        b"\xff\xfe",
+        b'{"choices": "' + b"x" * (2 << 20),
+    ],
+)
+def test_a_reply_of_another_shape_is_an_opinion_without_scores(server, reply):
+    server.replies = [(200, reply)]
+    opinion = ask(server, attempts=1)
+    assert opinion.outcome is None
+    assert opinion.answer.startswith("error: the judge's reply is not ")
+    assert len(opinion.answer) < 600 and "\n" not in opinion.answer
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"prompt": 1}', '{"prompt": "p", "other": 2}', "[" * 100_000, "\x00", '"' + "x" * 100]
+)
+def test_a_transcript_line_of_another_shape_is_named(tmp_path, line):
+    file = tmp_path / "judge.jsonl"
+    write_opinion(file, Opinion("p", "m", "method first", 1.0, 2.0, "a"))
+    with file.open("a") as stream:
+        stream.write(line + "\n")
+    with pytest.raises(DataError, match=r"judge\.jsonl, line 2 is not .*: delete the line"):
+        read_opinions(file)

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 from html.parser import HTMLParser
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,10 +17,14 @@ from sprinter import rouge
 from sprinter.bench import journal
 from sprinter.bench.bench import BenchConfig, run_bench
 from sprinter.bench.charts import Axis, escape, short_name, spread
+from sprinter.bench.headline import headline
 from sprinter.bench.judge import Opinion
+from sprinter.bench.methods import ORIGIN_LETTERS
 from sprinter.bench.report import page, write_outputs
 from sprinter.bench.summary import compare, summarise
 from sprinter.bench.tables import compare_table, paper_claim, records_csv, terminal_table
+from sprinter.cli.show import COLOURS
+from sprinter.core.records import MEANINGS, PAINT, Origin
 from tests.support.bench_toys import toy_bench, write_texts
 
 EVIL = '</dd><script>alert("x")</script><img src=http://evil/ onerror=alert(1)>\u202e\x00\ud800'
@@ -88,7 +93,11 @@ def test_the_summary_counts_what_was_recorded(folder):
     assert target["tokens_per_s"] == pytest.approx(80 / sum(r["seconds"] for r in records))
     assert target["target_calls_per_token"] == 1
     assert target["against"]["target"]["speedup"]["value"] == pytest.approx(1)
-    assert target["verdicts"]["log_likelihood"]["verdict"] == "non-inferior"
+    assert target["verdicts"]["log_likelihood"] == {
+        "verdict": "undecided",  # five prompts decide nothing
+        "margin": 0.1,
+        "difference": {"value": 0, "low": 0, "high": 0},
+    }
     assert target["rouge_target"] == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
 
 
@@ -169,10 +178,60 @@ def test_a_comparison_with_itself_finds_no_change(folder):
 
 def test_every_run_is_a_row_of_the_csv_and_no_cell_is_a_formula(folder):
     results = journal.read(folder)
-    results.records[0]["text"] = "=HYPERLINK(1)"
-    rows = list(csv.DictReader(io.StringIO(records_csv(results))))
+    results.records[0] |= {"text": "=HYPERLINK(1)", "method": "@SUM(1)", "prompt": "+1", "error": "\uff1dnow()"}
+    results.records[1]["text"] = "one line\rand another\x00"
+    text = records_csv(results)
+    assert len(text.replace("\r", "\n").splitlines()) == len(results.records) + 2  # the header and one broken line
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert len(rows) == len(results.records)
-    assert rows[0]["text"].startswith("'=")
+    assert [rows[0][name][:2] for name in ("text", "method", "prompt", "error")] == ["'=", "'@", "'+", "'\uff1d"]
+    assert rows[1]["text"] == "one line\rand another\ufffd"
+    assert float(rows[1]["log_likelihood"]) < 0  # a number stays one
+
+
+@pytest.mark.parametrize(
+    ("prompts", "speed", "loss", "told"),
+    [
+        (40, 2.0, 0.0, "Within 2% atypical tokens beyond the target's own rate, exact:2 is fastest: 2.00x"),
+        (40, 0.69, 0.0, "No method is shown to be faster than the target alone. The best, exact:2, has 0.69x"),
+        (10, 2.0, 0.0, "10 prompts decide nothing (30 are needed). So far exact:2 has 2.00x"),
+        (40, 2.0, 0.5, "No method is shown to stay within 2%"),
+    ],
+)
+def test_the_headline_says_what_the_prompts_show(prompts, speed, loss, told):
+    def run(seconds, atypical):
+        return {"seconds": seconds, "ids": [0] * 10, "atypical": atypical, "own_atypical": 0.0, "delta": None}
+
+    own = {str(n): run((1 + n % 3) / speed * (1 + 0.01 * (n % 2)), loss * (n % 2)) for n in range(prompts)}
+    runs = {"target": {str(n): run(1.0 + n % 3, 0.0) for n in range(prompts)}, "exact:2": own}
+    assert headline(runs, 0)["text"].replace("1.99x", "2.00x").startswith(told)
+
+
+def test_of_many_equal_methods_none_is_told_to_be_faster_for_its_luck():
+    rng = np.random.default_rng(0)
+
+    def runs(noise):
+        one = {"ids": [0] * 10, "atypical": 0.0, "own_atypical": 0.0, "delta": 0.0}
+        return {str(n): {**one, "seconds": float(s)} for n, s in enumerate(rng.lognormal(0, noise, 30))}
+
+    def decided(count):
+        return headline({"target": runs(0.3), **{f"m{n}": runs(0.3) for n in range(count)}}, 0)["decided"]
+
+    assert sum(decided(12) for _ in range(60)) <= 6  # 5% of 60 and three standard errors; unadjusted it is 11
+
+
+def test_a_colour_means_the_same_in_the_report_and_on_the_terminal(folder):
+    text = page(summarise(journal.read(folder)), journal.read(folder))
+    assert set(ORIGIN_LETTERS) == set(PAINT) == set(MEANINGS) == set(get_args(Origin)) == set(COLOURS)
+    for origin, letter in ORIGIN_LETTERS.items():
+        if origin != "target":
+            assert f".tok.{letter}{{background:{PAINT[origin]}}}" in text
+    hues = {"\033[32m": "green", "\033[36m": "blue", "\033[31m": "red", "\033[33m": "yellow"}
+    for origin, code in COLOURS.items():
+        if code in hues:
+            red, green, blue = (int(PAINT[origin][i : i + 2], 16) for i in (1, 3, 5))
+            seen = {"green": green > max(red, blue), "blue": blue > max(red, green), "red": red > max(green, blue)}
+            assert seen.get(hues[code], red > blue and green > blue)  # yellow
 
 
 def test_the_terminal_table_is_aligned(folder):
