@@ -19,6 +19,7 @@ class Method:
     rule: str
     drafter: str | None = "model"
     settled: Mapping[str, Any] = field(default_factory=dict)
+    dial: str = ""  # the setting a bare value stands for where methods are compared, as in exact:4; "": none
 
     def parts(self) -> list[Any]:
         """The classes of its parts."""
@@ -41,14 +42,16 @@ class Method:
 
 TARGET = Method("fixed", "exact", None, {"draft_length": 0})
 DRAFT = Method("open", "vouched")
-EXACT = Method("fixed", "exact")
-LOSSLESS = Method("scored", "exact", settled={"threshold": math.inf, "budget": None, "preset": "default"})
-SPRINTER = Method("scored", "vouched", settled={"lookahead": 1.0})
-LOOKAHEAD = Method("scored", "vouched", settled={"budget": None, "preset": "default"})
-BILD = Method("fallback", "rollback")
-LLMA = Method("once", "walk", "copies")
-LLMA_EXACT = Method("fixed", "exact", "either")
-LLMA_SPRINTER = Method("scored", "vouched", "either", {"lookahead": 1.0})
-SPECHUB = Method("once", "hub", "hub")
-RRS = Method("once", "siblings", "repeated")
-RRSW = Method("once", "siblings", "distinct")
+EXACT = Method("fixed", "exact", dial="draft_length")
+LOSSLESS = Method(
+    "scored", "exact", settled={"threshold": math.inf, "budget": None, "preset": "default"}, dial="lookahead"
+)
+SPRINTER = Method("scored", "vouched", settled={"lookahead": 1.0}, dial="threshold")
+LOOKAHEAD = Method("scored", "vouched", settled={"budget": None, "preset": "default"}, dial="threshold")
+BILD = Method("fallback", "rollback", dial="fallback")
+LLMA = Method("once", "walk", "copies", dial="copy_length")
+LLMA_EXACT = Method("fixed", "exact", "either", dial="draft_length")
+LLMA_SPRINTER = Method("scored", "vouched", "either", {"lookahead": 1.0}, "threshold")
+SPECHUB = Method("once", "hub", "hub", dial="depth")
+RRS = Method("once", "siblings", "repeated", dial="depth")
+RRSW = Method("once", "siblings", "distinct", dial="depth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ def _asked(config: BenchConfig, bench: Bench) -> dict[str, Any]:
         "peer_weights": bench.peer_weights,
         "confidence": bench.confidence,
         "certificates": None if bench.certificates is None else bench.certificates.name,
+        "references": [hashlib.sha256(text.encode()).hexdigest()[:16] for text in bench.references],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,11 +18,13 @@ from sprinter.core.reading import Reading
 from sprinter.core.records import Counters, Emitted, Origin
 from sprinter.core.rows import Model, ModelInfo
 from sprinter.core.sampling import Sampling
-from sprinter.core.settings import from_mapping
+from sprinter.core.settings import from_mapping, in_types
 from sprinter.core.text import Limits, Text
 from sprinter.core.tree import Verdict
+from sprinter.drafters.copies import PROMPT
 from sprinter.engine import Engine
 from sprinter.errors import ConfigError
+from sprinter.methods import Method as Way
 from sprinter.observers.audit import Audit
 from sprinter.observers.clock import Stopwatch
 from sprinter.registry import find, names
@@ -104,6 +106,7 @@ class Bench:
     confidence: float = 0.95
     peer_weights: str = "float32"
     max_new_tokens: int = 0  # what a run may write, to be held against what a certificate speaks of
+    references: tuple[str, ...] = (PROMPT,)  # texts that methods which copy may copy from
 
 
 Maker = Callable[[Spec, Bench], Method]
@@ -179,49 +182,26 @@ def _place(info: ModelInfo) -> str:
     return f"{info.name} ({info.backend}, {info.weights})"
 
 
-_MAIN_OPTION: Final = {
-    "exact": "draft_length",
-    "lossless": "lookahead",
-    "sprinter": "threshold",
-    "lookahead": "threshold",
-    "confidence": "threshold",
-    "bild": "fallback",
-    "llma": "copy_length",
-    "spechub": "depth",
-    "rrs": "depth",
-    "rrsw": "depth",
-}
-
-
 def decoding_of(spec: Spec, bench: Bench) -> tuple[DecodingConfig, dict[str, Any]]:
     """The decoding settings of one of our own methods, and what a certificate says about them."""
-    own = _PRESETS.get(spec.kind, {})
-    method = "sprinter" if own else spec.kind
-    values: dict[str, Any] = {"method": method, **own}
-    wishes = {name: spec.number(name, 0) for name in ("tv", "atypical") if name in spec.options}
-    kinds = {f.name: str(f.type) for f in dataclasses.fields(DecodingConfig)}
-    for name, given in spec.options.items():
-        if name not in wishes:
-            values[name] = _valued(kinds.get(name, ""), given, spec.text)
-    if "references" in find("methods", method).obeys():
-        values.setdefault("references", ("-",))  # the prompt itself
+    preset = _PRESETS.get(spec.kind, {})
+    name = "sprinter" if preset else spec.kind
+    way: Way = find("methods", name)
+    wishes = {wish: spec.number(wish, 0) for wish in ("tv", "atypical") if wish in spec.options}
+    words = {option: word for option, word in spec.options.items() if option not in wishes}
     if spec.value is not None:
-        if spec.kind not in _MAIN_OPTION:
+        if not way.dial:
             raise ConfigError(f"method {spec.kind!r} takes no value, so {spec.text!r} means nothing")
-        values[_MAIN_OPTION[spec.kind]] = _whole(spec.value)
+        words[way.dial] = f"{spec.value:.17g}"  # 4 for 4.0, and every digit of the others
+    own = {f.name for f in fields(DecodingConfig)}
+    values: dict[str, Any] = {"method": name, **preset, **{k: word for k, word in words.items() if k in own}}
+    values = in_types(DecodingConfig, values)
+    # What we do not know is asked of the method's parts from other packages.
+    values["options"] = tuple(f"{k}={word}" for k, word in words.items() if k not in own)
+    if "references" in way.obeys():
+        values.setdefault("references", bench.references)
     config = from_mapping(DecodingConfig, values, f"method {spec.text!r}")
     return _certified(config, wishes, values, bench) if wishes else (config, {})
-
-
-def _valued(kind: str, given: str, where: str) -> Any:
-    """An option's word as its setting wants it."""
-    if "float" in kind or "int" in kind:
-        return _whole(_number(given, where))
-    return (given,) if kind.startswith("tuple") else given
-
-
-def _whole(value: float) -> float | int:
-    return int(value) if value == int(value) else value
 
 
 def _certified(
@@ -282,7 +262,7 @@ class EngineMethod:
         text.forget()
         return Account(
             counters=counters,
-            tested=counters.target_calls if counters.draft_steps == 0 else tested,
+            tested=tested if any(runs) else counters.target_calls,  # a target that writes alone tests its own tokens
             runs=runs,
             origins="".join(ORIGIN_LETTERS[e.origin] for e in self._emitted),
             scores=[None if e.score is None else round(e.score, 3) for e in self._emitted],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sprinter import registry
 from sprinter.bench import journal
 from sprinter.bench.bootstrap import FEWEST
 from sprinter.bench.charts import Point, boxes, diagram, escape, scatter
@@ -69,7 +70,10 @@ def write_outputs(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def family(method: str) -> str:
     """Which of the page's colours a method has."""
-    return _FAMILIES.get(method.partition(":")[0], "peer")
+    kind = method.partition(":")[0]
+    if kind in _FAMILIES or kind not in registry.names("methods"):
+        return _FAMILIES.get(kind, "peer")
+    return "exact" if registry.find("rules", registry.find("methods", kind).rule).exact else "rival"
 
 
 def page(summary: Summary, results: Results) -> str:
@@ -155,7 +159,9 @@ def _dot(kind: str) -> str:
 
 def _named(name: str) -> str:
     """A method in a table: its dot, its name, and what settings follow it on a line of their own."""
-    head, _, settings = name.partition("+")
+    kind, colon, rest = name.partition(":")
+    value, _, settings = rest.partition("+")
+    head = kind + colon + value
     below = f"<small>{escape(settings.replace('+', ', '))}</small>" if settings else ""
     return f"{_dot(family(name))}{escape(head)}{below}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,9 @@ def bench(
     peer_weights: str = typer.Option("float32", help="Number format of transformers' own decoders."),
     certificate: Path | None = typer.Option(None, help=r"Certificate, or folder of them \[default: the shipped ones]."),
     confidence: float = typer.Option(0.95, help="Least confidence of a certified level."),
+    reference: list[str] | None = typer.Option(
+        None, help=r"File that methods which copy may copy from, or - for the prompt \[default: the prompt]."
+    ),
     judge: str | None = typer.Option(None, help="Base URL of an OpenAI-compatible API that scores texts."),
     judge_model: str = typer.Option("", help="The judge's model."),
     judge_key: str = typer.Option("SPRINTER_JUDGE_KEY", help="Environment variable that holds the judge's key."),
@@ -58,8 +62,9 @@ def bench(
 
     Methods: target; draft; exact (the best length of 1 to 8) or exact:K; lossless; sprinter:T and lookahead:T at a
     threshold, or at a certified level as in sprinter:tv=0.05 or lookahead:atypical=0.02; paper; confidence:T;
-    bild:F+rollback=R (Big Little Decoder); hf, hf-assisted, hf-ensemble:W (transformers); llamacpp, llamacpp-draft:K.
-    Further settings follow a +, as in lookahead:0.4+scorer=typical+lookahead=0.2.
+    bild:F+rollback=R (Big Little Decoder); every other method of sprinter generate by its name; hf, hf-assisted,
+    hf-ensemble:W (transformers); llamacpp, llamacpp-draft:K. Further settings follow a :, joined by +, as in
+    lookahead:0.4+scorer=typical+lookahead=0.2 or llma:copy_match=3.
 
     Ctrl-C keeps what is done; --resume goes on.
 
@@ -77,10 +82,13 @@ def bench(
     from sprinter.bench.bench import BenchConfig
     from sprinter.bench.methods import Bench
     from sprinter.build import Pair
+    from sprinter.cli.references import read_references
 
     config = make_config(None, settings)
     asked = BenchConfig(data, methods, prompts, max_new_tokens, seed, tuple(bucket or ()), column, warmup, samples)
     shared = Bench(Pair(config.models), config.generation.sampling, certificate, confidence, peer_weights)
+    if reference:
+        shared = replace(shared, references=read_references(reference)[1])
     _run(asked, shared, out, resume, _endpoint(judge, judge_model, judge_key), as_json)
 
 

@@ -35,8 +35,13 @@ def from_mapping(part: type[T], values: Mapping[str, Any], source: str) -> T:
 
 def from_words(part: type[T], words: Mapping[str, str], source: str) -> T:
     """The same from words, as a command line gives them."""
-    kinds = {f.name: str(f.type) for f in fields(part)}  # type: ignore[arg-type]
-    return from_mapping(part, {name: _read(kinds.get(name, ""), word) for name, word in words.items()}, source)
+    return from_mapping(part, in_types(part, words), source)
+
+
+def in_types(part: type[Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """Words as numbers where the settings of `part` are numbers; what does not read as one stays a word."""
+    kinds = {f.name: str(f.type) for f in fields(part)}
+    return {name: _read(kinds.get(name, ""), word) for name, word in words.items()}
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -61,6 +66,8 @@ def typed(annotation: str, value: Any, where: str) -> Any:
 
 
 def _read(annotation: str, word: str) -> Any:
+    if annotation.startswith("tuple"):
+        return (word,)
     for name, kind in (("float", float), ("int", int)):
         if name in annotation:
             try:

@@ -10,8 +10,11 @@ import pytest
 from sprinter.bench import journal, methods
 from sprinter.bench.bench import BenchConfig, run_bench
 from sprinter.bench.latency import Stopwatch
-from sprinter.bench.methods import parse_specs
+from sprinter.bench.methods import decoding_of, parse_specs
+from sprinter.bench.report import family, page
+from sprinter.bench.summary import summarise
 from sprinter.errors import ConfigError, DataError
+from sprinter.registry import find, names
 from tests.support.bench_toys import toy_bench, write_texts
 
 METHODS = "target,draft,exact:2,lossless:0.3+scorer=confidence,confidence:0.4,lookahead:0.4+scorer=confidence,bild:0.3"
@@ -170,3 +173,43 @@ def test_results_do_not_tell_where_files_lie(config, tmp_path, monkeypatch):
     told = (tmp_path / "out" / journal.RUN_FILE).read_text()
     assert str(tmp_path) not in told
     assert "--out=out a/b" in told
+
+
+def test_every_registered_method_is_benched_by_its_name(tmp_path):
+    """On greedy toys, so that the exact ones write the target's text."""
+    asked = {
+        name: f"{name}:scorer=confidence" if "scorer" in find("methods", name).obeys() else name
+        for name in names("methods")
+    }
+    data = write_texts(tmp_path / "texts.jsonl")
+    every = BenchConfig(str(data), ",".join(asked.values()).replace("exact,", "exact:3,", 1), prompts=2, warmup=1)
+    run_bench(every, toy_bench(0.0), tmp_path / "out")
+    results = journal.read(tmp_path / "out")
+    summary = summarise(results)
+    assert [m["failures"] for m in summary["methods"].values()] == [0] * len(asked)
+    for name, text in asked.items():
+        rule = find("rules", find("methods", name).rule)
+        shown = family(text)
+        assert shown != "peer"
+        if rule.exact and name != "target":
+            assert shown == "exact"
+            own = results.of("exact:3" if name == "exact" else text)
+            assert {k: r["ids"] for k, r in own.items()} == {k: r["ids"] for k, r in results.of("target").items()}
+    assert "llma+exact" in page(summary, results)
+
+
+def test_a_bare_value_is_the_methods_own_dial_and_references_reach_those_that_copy():
+    bench = dataclasses.replace(toy_bench(), references=("w1 w2",))
+    told = {
+        text: decoding_of(parse_specs(text)[0], bench)[0] for text in ("llma:6", "llma+exact:4+copy_match=3", "draft")
+    }
+    assert (told["llma:6"].copy_length, told["llma:6"].references) == (6, ("w1 w2",))
+    assert (told["llma+exact:4+copy_match=3"].draft_length, told["llma+exact:4+copy_match=3"].copy_match) == (4, 3)
+    assert told["draft"].references == ()
+    for wrong, why in (
+        ("draft:3", "takes no value"),
+        ("exact:0.5", "must be int"),
+        ("exact:3+shape=2", "no option 'shape'"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            decoding_of(parse_specs(wrong)[0], bench)
