@@ -2,7 +2,7 @@
 
 Parent and child talk in lines of JSON. The child is told what to build and answers with its facts; then, for each run,
 `prepare` and `write`. Every id comes out as soon as it is final, so the one clock of a comparison times all methods;
-what the pipe adds, some 0.03 ms an id, counts against the peer.
+what the pipe adds, about 0.03 ms an id, counts against the peer.
 """
 
 from __future__ import annotations
