@@ -18,8 +18,9 @@ from time import perf_counter
 from sprinter.api import Sprinter
 from sprinter.bench.frontier_table import frontier_lines, goal_lines, goals, schedule_lines
 from sprinter.bench.gates_plot import plot_gates
+from sprinter.bench.schedules import compare_gates
 from sprinter.build import Pair
-from sprinter.cli.frontier import _gates, _results
+from sprinter.cli.frontier import _gates
 from sprinter.config import ModelConfig
 from sprinter.core.sampling import Sampling
 from sprinter.learn.collect import CollectSettings, collect
@@ -28,6 +29,7 @@ from sprinter.learn.prompts import Prompt, read_prompts
 from sprinter.learn.rows import load_rows
 from sprinter.learn.save import save_verifier
 from sprinter.provenance import stamp
+from sprinter.theory.planner import parse_costs
 
 TRANSFORMS = {"greedy": Sampling(0.0), "free": Sampling(1.0), "warm": Sampling(0.7, top_p=0.9)}
 TOKENS = 48
@@ -111,7 +113,7 @@ def make(files: list[Path], work: Path, out: Path, only: list[str], report: Path
         settings = LARGE if name == "large" else PRESETS[name]
         save_verifier(folder, fit(rows, settings, progress(f"fit {name}")), rows, made)
     gates = _gates(str(out), heads["paper"], heads.get("large"))
-    results = _results(rows_at["test"], gates, COSTS, 0)
+    results = compare_gates(load_rows(rows_at["test"]), gates, parse_costs(COSTS), 0)
     found = goals(results, "verifier accept", "verifier typical")
     report.parent.mkdir(parents=True, exist_ok=True)
     tables = [line for r in results for line in frontier_lines(r) + schedule_lines(r)]

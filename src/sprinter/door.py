@@ -105,6 +105,24 @@ class Door:
             raise self.refuse(f"{where} is not what it should be ({_reason(error)})") from None
 
 
+def is_obeyed(character: str) -> bool:
+    """Whether a terminal or a page would obey a character instead of showing it.
+
+    Control characters but newline and tab, what turns the direction of writing, halves of characters. Joiners and wide
+    or unbreakable spaces are part of many languages' text, and shown.
+    """
+    code = ord(character)
+    if code < 0x20 or 0x7F <= code < 0xA0:
+        return character not in "\n\t"
+    return 0xD800 <= code < 0xE000 or code in range(0x202A, 0x202F) or code in range(0x2066, 0x206A)
+
+
+def as_json(value: Any) -> str:
+    """`value` as one JSON line that can be shown: other alphabets as they are, what would be obeyed by number."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "".join(f"\\u{ord(c):04x}" if is_obeyed(c) else c for c in text)
+
+
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, as a message shows it."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

@@ -231,6 +231,7 @@ class Stage:
     def _record(self, task: Task, watch: Stopwatch, memory: MemoryPeak, account: Account, pieces: bool) -> Record:
         counters, ids = account.counters, watch.ids
         draft = self.pair.draft.info if counters.draft_tokens else None
+        peak_mib, rise_mib = account.memory_mib or (memory.peak_mib, memory.rise_mib)
         length = len(task.prompt) + len(ids)
         flops = run_flops(self.pair.target.info, draft, counters, account.tested, length, len(task.prompt))
         reading = self._read(task.prompt, ids)
@@ -252,8 +253,8 @@ class Stage:
             "judged": account.judged,
             "delta": delta,
             "flops": {"target": flops.target, "draft": flops.draft, "paper": flops.paper},
-            "peak_mib": memory.peak_mib,
-            "rise_mib": memory.rise_mib,
+            "peak_mib": peak_mib,
+            "rise_mib": rise_mib,
             **reading,
             **({"pieces": self._pieces(task.prompt, ids)} if pieces else {}),
         }

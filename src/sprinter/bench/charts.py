@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sprinter.door import is_obeyed
+
 WIDTH: Final = 1000  # of the plot's own units; the page scales them
 _GUTTER: Final = 270  # what a label of 40 letters takes
 _LABEL_STEP: Final = 17  # least distance of two labels, below it they overlap
@@ -58,15 +60,8 @@ class Axis:
 def escape(text: object) -> str:
     """Text made harmless for HTML and SVG: markup escaped, control and direction-changing characters replaced."""
     # A right-to-left override would turn the page's own words around; a NUL or a lone surrogate breaks parsers.
-    safe = "".join("\ufffd" if _is_hostile(c) else c for c in str(text))
+    safe = "".join("\ufffd" if is_obeyed(c) else c for c in str(text))
     return html.escape(safe, quote=True)
-
-
-def _is_hostile(character: str) -> bool:
-    code = ord(character)
-    if code < 0x20 or 0x7F <= code < 0xA0:
-        return character not in "\n\t"
-    return 0xD800 <= code < 0xE000 or code in range(0x202A, 0x202F) or code in range(0x2066, 0x206A)
 
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str, height: int = 420) -> str:

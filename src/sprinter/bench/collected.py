@@ -10,7 +10,7 @@ import numpy as np
 from sprinter.bench.frontier import Traces, traces_of
 from sprinter.errors import DataError
 from sprinter.gates.verifier import Verifier
-from sprinter.learn.rows import load_rows
+from sprinter.learn.rows import load_rows, read_index
 from sprinter.theory.simulator import Rows
 
 # What the command line calls the draft's own scores, and what the frontier does.
@@ -49,3 +49,24 @@ def replayable(collected: Sequence[Traces], gate: str, transform: str) -> list[R
         return [Rows(a, f) for a, f in zip(accept, score, strict=True)]
     survival = np.split(np.clip(chosen.scores[_SURVIVOR], 0.0, 1.0), ends)
     return [Rows(*columns) for columns in zip(accept, score, survival, strict=True)]
+
+
+def words_of(folders: Sequence[Path]) -> str:
+    """Which rows a figure is of: each collection, how many prompts it has, who wrote its contexts. Raises DataError."""
+    told = []
+    for folder in folders:
+        index = read_index(folder)
+        prompts = sum(len(group) for group in index["groups"])
+        told.append(f"{folder.name} ({prompts} prompts, contexts of policy {index['settings']['policy']})")
+    return ", ".join(told)
+
+
+def warning_of(folders: Sequence[Path]) -> list[str]:
+    """A line where contexts are such as decoding never meets. Raises DataError."""
+    alone = [folder.name for folder in folders if read_index(folder)["settings"]["policy"] == "draft"]
+    if not alone:
+        return []
+    return [
+        f"{', '.join(alone)}: the draft wrote these contexts alone, and decoding meets others: acceptance and "
+        "speed-up may be far from these figures; collect with --policy exact"
+    ]

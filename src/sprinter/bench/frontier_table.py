@@ -1,4 +1,4 @@
-"""The frontier as lines of text, and whether stated goals are met."""
+"""The frontier as tables for the terminal and for documents, and whether stated goals are met."""
 
 from __future__ import annotations
 
@@ -6,7 +6,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sprinter.bench.tables import aligned
+
 _LOSSES: Final = {"tv": "delta", "atypical": "atypical beyond own"}
+
+
+def text_lines(results: Sequence[Mapping[str, Any]], source: str, priced: str) -> list[str]:
+    """All transforms for a terminal; `source` says which rows it is, `priced` where the costs are from."""
+    lines = [f"rows:  {source}", f"costs: {priced}", ""]
+    for result in results:
+        lines += [
+            f"{result['sampling']}: {result['rows']} drafted tokens of {result['prompts']} prompts, acceptance "
+            f"{result['alpha']:.3f}",
+            "",
+        ]
+        for loss, word in (("tv", "delta"), ("atypical", "atypical tokens beyond the target's own")):
+            lines += [
+                f"share of drafted tokens sent to the target at a mean {word} of at most",
+                *_calls(result, loss),
+                "",
+            ]
+        lines += _plain(schedule_lines(result))
+    return lines
+
+
+def _calls(result: Mapping[str, Any], loss: str) -> list[str]:
+    levels = list(result["gates"]["oracle"][loss]["calls_at"])
+    rows = [["gate", *levels, "AUC"]]
+    for gate, found in result["gates"].items():
+        auc = found["quality"]["accept" if loss == "tv" else "typical"]["auc"]
+        rows.append([gate, *(_cell(found[loss]["calls_at"][level]) for level in levels), f"{auc:.3f}"])
+    if loss == "tv":
+        rows.append(["(no gate below)", *(f"{result['limit'][level]:.3f}" for level in levels), ""])
+    return aligned(rows).splitlines()
+
+
+def _plain(markdown: Sequence[str]) -> list[str]:
+    """Markdown tables with an empty line after each, as aligned columns."""
+    lines: list[str] = []
+    rows: list[list[str]] = []
+    for line in markdown:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line and set(line) - set("|-"):
+            rows.append(cells)
+        elif not line:
+            lines += [*aligned(rows).splitlines(), ""]
+            rows = []
+    return lines
 
 
 def frontier_lines(result: Mapping[str, Any]) -> list[str]:

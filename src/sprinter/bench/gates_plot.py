@@ -12,13 +12,18 @@ _AXES: Final = {"tv": "mean delta", "atypical": "atypical tokens beyond the targ
 _STYLES: Final = {"oracle": ("black", "--"), "paper": ("tab:red", "-"), "confidence": ("tab:green", ":")}
 
 
+def check_ending(file: Path) -> None:
+    """ConfigError unless the file's name ends as a plot's does."""
+    if file.suffix not in (".png", ".svg"):
+        raise ConfigError(f"a plot is written as .png or .svg, not {file.suffix or file.name!r}")
+
+
 def plot_gates(results: Sequence[Mapping[str, Any]], file: Path) -> None:
     """One row of three panels per sampling transform, as PNG or SVG by the file's name.
 
     Raises ConfigError for another ending, CapabilityError without matplotlib, DataError when it cannot be written.
     """
-    if file.suffix not in (".png", ".svg"):
-        raise ConfigError(f"a plot is written as .png or .svg, not {file.suffix or file.name!r}")
+    check_ending(file)
     try:
         import matplotlib as mpl  # noqa: PLC0415 - an extra
 

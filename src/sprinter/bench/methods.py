@@ -60,6 +60,7 @@ class Account:
     scores: list[float | None] = field(default_factory=list)
     judged: list[tuple[float, float]] = field(default_factory=list)  # (score, the target's chance of accepting)
     delta: float | None = None  # mean one-step total variation by the closing audit; None where nobody can tell
+    memory_mib: tuple[float | None, float | None] | None = None  # (peak, rise) of a process of its own
 
 
 class Method(Protocol):
@@ -155,11 +156,12 @@ _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def makers() -> dict[str, Maker]:
-    """Every kind of method by name: the registered ones, two presets of sprinter, and the peers."""
-    from sprinter.bench import peers  # noqa: PLC0415 - it builds on this module
+    """Every kind of method by name: the registered ones, two presets of sprinter, and the peers, each apart."""
+    from sprinter.bench.apart import Apart  # noqa: PLC0415 - it builds on this module
+    from sprinter.bench.peers import MAKERS  # noqa: PLC0415 - likewise
 
     own: dict[str, Maker] = dict.fromkeys((*names("methods"), *_PRESETS), _own)
-    return {**own, **peers.MAKERS}
+    return {**own, **dict.fromkeys(MAKERS, Apart)}
 
 
 def make_method(spec: Spec, bench: Bench) -> Method:

@@ -1,4 +1,4 @@
-"""Other people's decoders on the same weights in the same process: transformers' generate, and llama.cpp."""
+"""Other people's decoders on the same weights: transformers' generate, and llama.cpp. They run in `apart`."""
 
 from __future__ import annotations
 
@@ -126,18 +126,18 @@ def _hf(spec: Spec, bench: Bench) -> HFGenerate:
     """`hf`, `hf-assisted` or `hf-ensemble:WEIGHT`, WEIGHT the target's share in the ensemble."""
     if spec.options or (spec.value is not None and spec.kind != "hf-ensemble"):
         raise ConfigError(f"method {spec.text!r}: {spec.kind} takes no such setting")
-    weights, device = bench.peer_weights, bench.pair.config.device
-    target = _hf_model(bench.pair.target_path, None, weights, device)
-    draft, notes = None, []
-    if spec.kind != "hf":
-        draft = _hf_model(bench.pair.draft_path, bench.pair.target_path, weights, device)
-        notes = [SUBSET_NOTE] if isinstance(draft.get_output_embeddings(), _subset_head()) else []
     options = generate_options(bench.sampling, bench.pair)
     if spec.kind == "hf-ensemble":
         weight = 0.5 if spec.value is None else spec.value
         if not 0 < weight < 1:
             raise ConfigError(f"method {spec.text!r}: the weight must lie strictly between 0 and 1")
         options["assistant_ensemble_weight"] = weight
+    weights, device = bench.peer_weights, bench.pair.config.device
+    target = _hf_model(bench.pair.target_path, None, weights, device)
+    draft, notes = None, []
+    if spec.kind != "hf":
+        draft = _hf_model(bench.pair.draft_path, bench.pair.target_path, weights, device)
+        notes = [SUBSET_NOTE] if isinstance(draft.get_output_embeddings(), _subset_head()) else []
     models = [bench.pair.target_path.name, *([bench.pair.draft_path.name] if draft is not None else [])]
     runs_on = [f"{name} (transformers, {weights})" for name in models]
     return HFGenerate(spec.text, target, draft, options, {"runs_on": runs_on, "notes": notes})

@@ -360,8 +360,9 @@ def _provenance(summary: Summary) -> str:
     told = {"record": summary["record"], "models": summary["models"]}
     facts = {name: method["facts"] for name, method in summary["methods"].items()}
     return (
-        "<p>All methods ran in one process, on each prompt before the next, in an order drawn anew for each prompt. "
-        "Caches were emptied before every run, ids counted and timed by one counter outside the methods, and the "
+        "<p>All methods ran on each prompt before the next, in an order drawn anew for each prompt, ours in one "
+        "process, every other library in one of its own. Caches were emptied before every run, ids counted and timed "
+        "by one counter outside the methods, and the "
         "target read every output afterwards, outside the clock.</p>"
         f"<ul class='note'>{ran}</ul><details><summary>Versions, machine, settings</summary>"
         f"<pre>{escape(json.dumps(told, indent=1))}</pre></details><details><summary>Methods</summary>"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sprinter.bench.frontier import Sweep, Traces
+from sprinter.bench.frontier import ATYPICAL_LEVELS, TV_LEVELS, Sweep, Traces, frontier, traces_of
 from sprinter.gates.budget import RiskBudget
+from sprinter.gates.verifier import Verifier
+from sprinter.learn.rows import Rows as Collected
 from sprinter.theory.candidates import Candidate, Method, Outcome, trace_outcome
 from sprinter.theory.costs import Costs
 from sprinter.theory.setting import Setting
@@ -22,6 +24,23 @@ LOOKAHEADS: Final = (0.7, 0.5, 0.3, 0.15)
 CAPS: Final = (8, 20)
 _METHODS: Final[tuple[Method, ...]] = ("sprinter", "lookahead")
 _THRESHOLDS: Final = 25
+
+
+def compare_gates(rows: Collected, gates: Mapping[str, Verifier], costs: Costs, seed: int) -> list[dict[str, Any]]:
+    """`frontier` with `budget_table` and `tuned` of every sampling transform in `rows`. Raises DataError.
+
+    `gates`: name -> verifier, among them "verifier accept" and "verifier typical".
+    """
+    rng = np.random.default_rng(seed)
+    results = []
+    for traces in traces_of(rows, gates):
+        result = frontier(traces, rng)
+        result["budgets"] = budget_table(traces, "verifier accept", costs)
+        result["tuned"] = tuned(traces, "verifier accept", costs, "tv", TV_LEVELS)
+        for gate in ("verifier accept", "verifier typical"):
+            result["tuned"] += tuned(traces, gate, costs, "atypical", ATYPICAL_LEVELS)
+        results.append(result)
+    return results
 
 
 def budget_table(traces: Traces, gate: str, costs: Costs, max_draft: int = 20) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from sprinter.cli import show
 from sprinter.cli.progress import progress_bar
 from sprinter.config import Config
 from sprinter.core.records import Generation
-from sprinter.door import Door
+from sprinter.door import Door, as_json
 from sprinter.errors import CertificateWarning, ConfigError, DataError, SprinterError
 from sprinter.journal import Journal
 from sprinter.writing import whole
@@ -84,7 +84,7 @@ def write_many(job: Job, config: Config, wish: Mapping[str, Any]) -> int:
         )
         failed = [row for row in journal.rows if "error" in row]
         with whole(job.out) as file, file.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in journal.rows)
+            stream.writelines(as_json(row) + "\n" for row in journal.rows)
     beside.unlink()
     _report(job, journal.rows, failed)
     return EXIT_SOME_FAILED if failed else 0

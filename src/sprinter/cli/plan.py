@@ -145,17 +145,29 @@ def _from_rows(
     from sprinter.theory.planner import parse_costs, plan_recorded
 
     traces = None if data is None else _read_rows(data, given)
-    if traces is not None and costs is not None:
+    if data is not None and traces is not None and costs is not None:
         rng = np.random.default_rng(given["seed"] or 0)
         cost = parse_costs(costs)
-        return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"rows of {data}, costs {costs}"
+        return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"{_told(data)}; costs as given, {costs}"
     traces, cost, rng = _measure(traces, prompts, probe_tokens, given)
     if save_rows is not None:
         from sprinter.bench.labelled import write_labelled
 
         write_labelled(traces, save_rows)
-    source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}, {len(traces)} prompts"
+    rows = f"{len(traces)} prompts probed here, contexts of policy exact" if data is None else _told(data)
+    source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}; {rows}; costs timed here"
     return plan_recorded(traces, cost, max_tv, rng, grid), cost, source
+
+
+def _told(data: Path) -> str:
+    """Which rows a plan is of, with a warning where decoding does not meet their contexts."""
+    if not data.is_dir():
+        return f"rows of {data}"
+    from sprinter.bench.collected import warning_of, words_of
+
+    for line in warning_of([data]):
+        typer.echo(line, err=True)
+    return f"rows of {words_of([data])}"
 
 
 def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:

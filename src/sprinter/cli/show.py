@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sprinter import door
 from sprinter.core.records import MEANINGS, AuditReport, Generation, Origin, Token
 from sprinter.core.rows import ModelInfo
 
@@ -45,8 +45,8 @@ class Writer:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters other than newline and tab made visible."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """`text` with what a terminal would obey made visible."""
+    return "".join(f"\\x{ord(c):02x}" if door.is_obeyed(c) else c for c in text)
 
 
 def legend() -> str:
@@ -129,7 +129,7 @@ def as_json(
     more: dict[str, Any] = {"certificate": certified, "models": [_model(info) for info in infos]}
     if references:
         more["references"] = list(references)
-    return json.dumps(account(generation) | more, ensure_ascii=False, allow_nan=False)
+    return door.as_json(account(generation) | more)
 
 
 def _model(info: ModelInfo) -> dict[str, str]:

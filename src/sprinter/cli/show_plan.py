@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
+from sprinter import door
 from sprinter.theory.candidates import Outcome
 from sprinter.theory.costs import Costs
 from sprinter.theory.lookahead import lookahead_at
@@ -91,7 +91,7 @@ def as_json(plan: Plan, costs: Costs, source: str) -> str:
         "by_method": [_outcome(outcome) for outcome in plan.by_method],
         "frontier": [_outcome(outcome) for outcome in plan.frontier],
     }
-    return json.dumps(report, ensure_ascii=False, allow_nan=False)
+    return door.as_json(report)
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

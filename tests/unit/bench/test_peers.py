@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from sprinter.bench import peers
+from sprinter.bench.apart import Apart
 from sprinter.bench.bench import BenchConfig, Stage
 from sprinter.bench.methods import Bench, make_method, parse_specs
 from sprinter.build import Pair
 from sprinter.config import ModelConfig
 from sprinter.core.sampling import Sampling
-from sprinter.errors import ConfigError
+from sprinter.errors import BackendError, ConfigError
 from sprinter.learn.prompts import Prompt
 from tests.unit.learn.tiny_models import save_model
 
@@ -35,8 +37,10 @@ def stage_of(folders, temperature=0.0):
 
 
 def measure(stage, text):
+    """A run, a peer's in this very process."""
     (spec,) = parse_specs(text)
-    record = stage.measure(make_method(spec, stage.bench), stage.task(PROMPT, 0))
+    method = peers.MAKERS.get(spec.kind, make_method)(spec, stage.bench)
+    record = stage.measure(method, stage.task(PROMPT, 0))
     assert "error" not in record, record["error"]
     return record
 
@@ -50,6 +54,44 @@ def test_greedy_peers_write_the_same_text_and_are_counted(folders):
     assert assisted["counters"]["draft_steps"] > 0
     assert assisted["counters"]["target_calls"] <= 8
     assert plain["mismatch"] == 0
+
+
+def test_a_peer_apart_writes_the_same_and_its_death_costs_one_run(folders):
+    stage = stage_of(folders)
+    here = measure(stage, "hf")
+    (spec,) = parse_specs("hf")
+    method = make_method(spec, stage.bench)
+    assert isinstance(method, Apart)
+    assert method.facts == peers.MAKERS["hf"](spec, stage.bench).facts
+    first = stage.measure(method, stage.task(PROMPT, 0))
+    for part in ("ids", "tested", "delta", "flops", "log_likelihood"):
+        assert first[part] == here[part]
+    counted = ("target_calls", "target_tokens", "draft_steps", "draft_tokens")
+    assert [first["counters"][name] for name in counted] == [here["counters"][name] for name in counted]
+    assert 0 < first["counters"]["target_s"] < first["seconds"]
+    process = method._process
+    too_long = stage.measure(method, dataclasses.replace(stage.task(PROMPT, 0), prompt=(10**9,)))
+    assert "IndexError" in too_long["error"] and method._process is process, "an error in the peer leaves it alive"
+    process.kill()
+    process.wait()
+    assert "error" not in stage.measure(method, stage.task(PROMPT, 0)), "a dead one is started anew"
+
+    last = method._process
+
+    def fatal(ids):
+        last.kill()
+
+    method.prepare(stage.task(PROMPT, 0))
+    with pytest.raises(BackendError, match=r"the process of hf ended \(exit code -9\)"):
+        while True:
+            method.write(stage.task(PROMPT, 0), fatal)
+    del method
+    assert last.wait(10) is not None
+
+
+def test_a_peer_apart_refuses_in_the_same_words(folders):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        make_method(parse_specs("hf-ensemble:1.5")[0], stage_of(folders).bench)
 
 
 def test_an_ensemble_weight_is_lossy_and_says_so(folders):

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.benchmark_tables import inserted, lines_of
 from sprinter import rouge
-from sprinter.bench import journal
+from sprinter.bench import bootstrap, journal
 from sprinter.bench.bench import BenchConfig, run_bench
 from sprinter.bench.charts import Axis, escape, short_name, spread
 from sprinter.bench.headline import headline
@@ -207,7 +207,8 @@ def test_the_headline_says_what_the_prompts_show(prompts, speed, loss, told):
     assert headline(runs, 0)["text"].replace("1.99x", "2.00x").startswith(told)
 
 
-def test_of_many_equal_methods_none_is_told_to_be_faster_for_its_luck():
+def test_of_many_equal_methods_none_is_told_to_be_faster_for_its_luck(monkeypatch):
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1000)
     rng = np.random.default_rng(0)
 
     def runs(noise):
