@@ -56,6 +56,4 @@ SPECHUB = Method("once", "hub", "hub", dial="depth")
 RRS = Method("once", "siblings", "repeated", dial="depth")
 RRSW = Method("once", "siblings", "distinct", dial="depth")
 SWIFT = Method("once", "siblings", "layers", dial="skip_share")
-SWIFT_SPRINTER = Method(
-    "scored", "vouched", "layer-chain", {"lookahead": 1.0, "scorer": "confidence"}, "threshold"
-)
+SWIFT_SPRINTER = Method("scored", "vouched", "layer-chain", {"lookahead": 1.0, "scorer": "confidence"}, "threshold")
