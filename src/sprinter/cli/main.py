@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from typing import Any, Final
 
 import typer
 
@@ -26,18 +27,20 @@ EXIT_INTERRUPTED = 130
 # What an OSError means when it is the machine's state, not our mistake.
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
 
+_HELP: Final[dict[str, Any]] = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="sprinter",
     add_completion=False,
     rich_markup_mode="rich",  # only so are options shown in groups
-    context_settings={"max_content_width": 100},
+    context_settings=_HELP,
     pretty_exceptions_enable=False,
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
 for command in (generate, distill, collect, train, frontier, calibrate, plan, doctor):
-    app.command()(command)
-app.add_typer(bench_app, name="bench")
+    app.command(context_settings=_HELP)(command)
+app.add_typer(bench_app, name="bench", context_settings=_HELP)
 
 
 @app.callback(invoke_without_command=True)
@@ -54,8 +57,10 @@ def root(
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 2."""
     try:
-        # Outside its standalone mode the parser raises its errors here instead of printing a block of usage.
-        code = app(prog_name="sprinter", standalone_mode=False)
+        # Not by calling the app: that would turn an interrupt and a broken pipe into exit codes of its own.
+        command = typer.main.get_command(app)
+        with command.make_context("sprinter", sys.argv[1:]) as context:
+            command.invoke(context)
     except SprinterError as error:
         _fail(str(error), EXIT_USER_ERROR)
     except BrokenPipeError:
@@ -71,13 +76,14 @@ def main() -> None:
         _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as error:
         # Typer brings its parser along in some versions and not in others, so its errors are known by what they can.
+        if hasattr(error, "exit_code") and not hasattr(error, "format_message"):
+            raise SystemExit(error.exit_code) from None
         if not hasattr(error, "format_message"):
             raise
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "sprinter"
-        _fail(f"{error.format_message()} (see {command} --help)", EXIT_USER_ERROR)
-    # A command that ends early hands its exit code back; one that ran through returns nothing.
-    raise SystemExit(code or 0)
+        where = getattr(error, "ctx", None)
+        path = where.command_path if where is not None else "sprinter"
+        _fail(f"{error.format_message()} (see {path} --help)", EXIT_USER_ERROR)
+    raise SystemExit(0)
 
 
 def _close_stdout() -> None:

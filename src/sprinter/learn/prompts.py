@@ -49,7 +49,7 @@ def read_prompts(files: Sequence[Path], buckets: Iterable[int] | None = None) ->
 def json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place for messages, object) of every non-empty line; DataError names the first line that is no object."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -178,6 +178,12 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
         read_prompts([tmp_path / "none.jsonl"])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"prompt": "one two"}) + "\n", encoding="utf-8-sig")
+    assert [p.text for p in read_prompts([file])] == ["one two"]
+
+
 def test_a_prompt_is_the_first_30_percent_of_a_text_or_the_prompt_itself(tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     text = " ".join(str(n) for n in range(10))
