@@ -55,6 +55,9 @@ class Settings(TypedDict, total=False):
     copy_length: int
     branches: int
     depth: int
+    skip_share: float
+    skip_search: int
+    confidence_floor: float
     options: Sequence[str]
     max_new_tokens: int
     temperature: float

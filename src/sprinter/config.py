@@ -15,7 +15,9 @@ from sprinter.core.settings import PartSettings, choice, from_mapping, from_word
 from sprinter.drafters.copies import CopySettings
 from sprinter.drafters.either import EitherSettings
 from sprinter.drafters.hub import TreeSettings
+from sprinter.drafters.layers import SkipSettings, SkipSiblingSettings
 from sprinter.drafters.model import DraftSettings
+from sprinter.drafters.siblings import SiblingSettings
 from sprinter.errors import ConfigError
 from sprinter.gates.fixed import FixedSettings
 from sprinter.gates.scored import ScoredSettings
@@ -45,13 +47,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DecodingConfig(ScoredSettings, FixedSettings, RollbackSettings, EitherSettings, TreeSettings):
+class DecodingConfig(
+    ScoredSettings, FixedSettings, RollbackSettings, EitherSettings, TreeSettings, SkipSiblingSettings
+):
     """How to decode: the method, and what its parts can be told. A setting the method would ignore is refused."""
 
     method: str = setting(
         "sprinter",
         "target, draft, exact, lossless, sprinter, lookahead, bild; llma, llma+exact, llma+sprinter (copies); spechub, "
-        "rrs, rrsw (trees).",
+        "rrs, rrsw (trees); swift, swift+sprinter (the target without some of its blocks).",
     )
     options: tuple[str, ...] = setting((), "A setting of a part from another package, as name=value; several times.")
 
@@ -133,6 +137,9 @@ _OURS: Final = (
     CopySettings,
     EitherSettings,
     TreeSettings,
+    SkipSettings,
+    SiblingSettings,
+    SkipSiblingSettings,
 )
 
 

@@ -55,3 +55,5 @@ LLMA_SPRINTER = Method("scored", "vouched", "either", {"lookahead": 1.0}, "thres
 SPECHUB = Method("once", "hub", "hub", dial="depth")
 RRS = Method("once", "siblings", "repeated", dial="depth")
 RRSW = Method("once", "siblings", "distinct", dial="depth")
+SWIFT = Method("once", "siblings", "layers", dial="skip_share")
+SWIFT_SPRINTER = Method("scored", "vouched", "layer-chain", {"lookahead": 1.0, "scorer": "confidence"}, "threshold")

@@ -29,6 +29,8 @@ _OURS: Final[dict[str, dict[str, str]]] = {
         "spechub": "sprinter.methods:SPECHUB",
         "rrs": "sprinter.methods:RRS",
         "rrsw": "sprinter.methods:RRSW",
+        "swift": "sprinter.methods:SWIFT",
+        "swift+sprinter": "sprinter.methods:SWIFT_SPRINTER",
     },
     "models": {
         "fast": "sprinter.models.fast.model:FastModel",
@@ -41,6 +43,9 @@ _OURS: Final[dict[str, dict[str, str]]] = {
         "hub": "sprinter.drafters.hub:HubDrafter",
         "repeated": "sprinter.drafters.hub:RepeatedDrafter",
         "distinct": "sprinter.drafters.hub:DistinctDrafter",
+        "siblings": "sprinter.drafters.siblings:SiblingDrafter",
+        "layers": "sprinter.drafters.layers:LayerDrafter",
+        "layer-chain": "sprinter.drafters.layers:LayerChainDrafter",
     },
     "gates": {
         "fixed": "sprinter.gates.fixed:FixedGate",

@@ -41,6 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "llma+exact": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
     "spechub": {"depth": 2},
     "rrsw": {"branches": 3, "depth": 2},
+    "swift": {"skip_share": 0.5},
+    "swift+sprinter": {"skip_share": 0.5, "threshold": 0.2},
     "llma+sprinter": {"references": ("-",), "copy_match": 1, "scorer": "confidence", "threshold": 0.2},
 }
 
@@ -72,7 +74,7 @@ def recipe_of(kit: Kit, method: str, **more: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def kits(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kit]:
-    toy, folder = ToyModel.random(VOCAB, 1, order=2), tmp_path_factory.mktemp("company")
+    toy, folder = ToyModel.random(VOCAB, 1, order=2, num_layers=4), tmp_path_factory.mktemp("company")
     loaded = [
         FastModel.load(write_model(folder / str(seed), **random_tensors(seed)), weights, cache=folder)
         for seed, weights in ((0, "int4"), (1, "int8"))

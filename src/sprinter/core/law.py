@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,19 @@ class Law:
     def token_at(self, place: int) -> int:
         """The token of support entry `place`."""
         return place if self.ids is None else int(self.ids[place])
+
+
+def certain(token: int) -> Law:
+    """The law that gives `token` and nothing else."""
+    return Law(np.ones(1), np.array([token]))
+
+
+def without(law: Law, tokens: Collection[int]) -> Law:
+    """`law` where it is none of `tokens`, normalised; something else must have weight."""
+    probs = law.probs.astype(np.float64)
+    for token in tokens:
+        probs[token if law.ids is None else int(law.ids.searchsorted(token))] = 0
+    return Law(probs / probs.sum(), law.ids)
 
 
 def draw(law: Law, point: float) -> int:

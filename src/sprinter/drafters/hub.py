@@ -10,14 +10,15 @@ from typing import Final, Self
 import numpy as np
 
 from sprinter.core.chance import DRAFT
-from sprinter.core.law import Law
+from sprinter.core.law import Law, certain, without
 from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
-from sprinter.core.rows import Cache, FloatArray, IntArray, Model, Needs, Part, Views
+from sprinter.core.rows import Cache, FloatArray, Model, Needs, Part, Views
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Verdict
 from sprinter.drafters.model import writable
+from sprinter.drafters.siblings import distinct, likeliest
 from sprinter.errors import ConfigError
 
 _MOST_BRANCHES: Final = 16
@@ -138,12 +139,6 @@ class TreeDrafter(ABC):
 
         self.siblings(text, logits, law, draw)
 
-    def _likeliest(self, logits: FloatArray, draw: Callable[[Law], int]) -> None:
-        """The tokens of the largest logits, the largest first: of a greedy law nothing but its one token is left."""
-        ids = self.model.head_tokens
-        for place in np.argsort(-logits, kind="stable")[: self.branches].tolist():
-            draw(_certain(place if ids is None else int(ids[place])))
-
 
 class HubDrafter(TreeDrafter):
     """Every place gets its likeliest tokens, the hubs, and one more drawn outside them.
@@ -156,14 +151,14 @@ class HubDrafter(TreeDrafter):
     def siblings(self, text: Text, logits: FloatArray, law: Law, draw: Callable[[Law], int]) -> None:
         """See `TreeDrafter.siblings`."""
         if text.sampling.greedy:
-            self._likeliest(logits, draw)
+            likeliest(self.branches, logits, self.model.head_tokens, draw)
             return
         order = np.argsort(-law.probs, kind="stable")
-        hubs = order[: self.branches - 1]
-        for place in hubs[law.probs[hubs] > 0]:
-            draw(_certain(law.token_at(int(place))))
+        hubs = [law.token_at(place) for place in order[: self.branches - 1].tolist() if law.probs[place] > 0]
+        for token in hubs:
+            draw(certain(token))
         if law.probs[order[self.branches - 1 :]].any():
-            draw(_without(law, hubs))
+            draw(without(law, hubs))
 
 
 class RepeatedDrafter(TreeDrafter):
@@ -172,7 +167,7 @@ class RepeatedDrafter(TreeDrafter):
     def siblings(self, text: Text, logits: FloatArray, law: Law, draw: Callable[[Law], int]) -> None:
         """See `TreeDrafter.siblings`."""
         if text.sampling.greedy:
-            self._likeliest(logits, draw)
+            likeliest(self.branches, logits, self.model.head_tokens, draw)
             return
         for _ in range(self.branches):
             draw(law)
@@ -184,20 +179,6 @@ class DistinctDrafter(TreeDrafter):
     def siblings(self, text: Text, logits: FloatArray, law: Law, draw: Callable[[Law], int]) -> None:
         """See `TreeDrafter.siblings`."""
         if text.sampling.greedy:
-            self._likeliest(logits, draw)
-            return
-        for left in range(min(self.branches, int(np.count_nonzero(law.probs))), 0, -1):
-            token = draw(law)
-            if left > 1:
-                law = _without(law, np.array([token if law.ids is None else int(law.ids.searchsorted(token))]))
-
-
-def _certain(token: int) -> Law:
-    return Law(np.ones(1), np.array([token]))
-
-
-def _without(law: Law, places: IntArray) -> Law:
-    """`law` where it is not one of the support entries `places`, normalised."""
-    probs = law.probs.astype(np.float64)
-    probs[places] = 0
-    return Law(probs / probs.sum(), law.ids)
+            likeliest(self.branches, logits, self.model.head_tokens, draw)
+        else:
+            distinct(self.branches, law, draw)

@@ -90,9 +90,10 @@ class ToyModel:
         )
 
     @classmethod
-    def random(cls, vocab_size: int, seed: int, order: int = 1, spread: float = 1.5) -> ToyModel:
+    def random(cls, vocab_size: int, seed: int, order: int = 1, spread: float = 1.5, num_layers: int = 1) -> ToyModel:
         """Logits drawn once from N(0, spread^2) for every context of the last `order` tokens."""
-        return cls(_random_logits(vocab_size, seed, order, spread), vocab_size, f"toy-{vocab_size}-{seed}-{order}")
+        name = f"toy-{vocab_size}-{seed}-{order}"
+        return cls(_random_logits(vocab_size, seed, order, spread), vocab_size, name, num_layers=num_layers)
 
     def near(self, seed: int, noise: float = 0.7, order: int = 1) -> ToyModel:
         """A draft for this model: its logits plus N(0, noise^2), drawn once per context."""

@@ -19,7 +19,7 @@ from sprinter.models.fast.model import FastModel
 from sprinter.native import library as native
 from tests.support.passes import filled, read
 
-VOCAB, HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 96, 64, 96, 2, 4, 2, 16
+VOCAB, HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 96, 64, 96, 3, 4, 2, 16
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": VOCAB,
