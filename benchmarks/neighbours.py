@@ -2,11 +2,13 @@
 
     python benchmarks/neighbours.py hub  --data texts.jsonl --out FILE [--places 500]
     python benchmarks/neighbours.py llma --rag rag.jsonl    --out FILE [--prompts 24]
+    python benchmarks/neighbours.py layers                  --out FILE [--prompts 20]
 
 `hub` reads places of the target's own text with both models and prints, from the two laws alone, how often one draft,
 two with and without replacement, and the hub would be accepted: no sampling, so differences are paired. Then it decodes
 with one pair a call, whose tokens per call must be 1 + mean acceptance. `llma` writes answers from passages, repeats
-a text, and writes freely, each plainly and by copying in turn; the texts must be the same.
+a text, and writes freely, each plainly and by copying in turn; the texts must be the same. `layers` searches for blocks
+to leave out on half of the target's own texts and says how often sets of one size are right on the other half.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from sprinter import Sprinter
+from sprinter.bench.probe_prompts import PROBE_PROMPTS
 from sprinter.core.chance import OWN, Chance
 from sprinter.core.rows import FloatArray, Part
 from sprinter.core.sampling import Sampling
+from sprinter.drafters.blocks import WINDOW, Blocks, Search, matchness, num_blocks, spread
 from sprinter.learn.prompts import read_prompts
 from sprinter.provenance import stamp
 from sprinter.theory.hub import hub_acceptance, rrs_acceptance, rrsw_acceptance
@@ -149,9 +153,46 @@ def timed(writer: Sprinter, told: dict[str, float], prompt: str, settings: dict[
     return ids
 
 
+def layers(writer: Sprinter, given: argparse.Namespace) -> dict[str, Any]:
+    target, rng = writer.pair.target, np.random.default_rng(0)
+    prompts = [writer.pair.tokenizer.encode(text) for text in PROBE_PROMPTS[: given.prompts]]
+    made = writer.generate(list(PROBE_PROMPTS[: given.prompts]), method="target", max_new_tokens=2 * WINDOW)
+    texts = [(len(prompt), [*prompt, *(t.id for t in text.tokens)]) for prompt, text in zip(prompts, made, strict=True)]
+    texts = [(start, tokens) for start, tokens in texts if len(tokens) == start + 2 * WINDOW]
+    seen, held_out = texts[::2], texts[1::2]
+
+    def right(blocks: Blocks) -> float:
+        view = target.without(blocks)
+        places = [(tokens, at) for start, tokens in held_out for at in (start, start + WINDOW)]
+        return float(np.mean([matchness(view, tokens, at) for tokens, at in places]))
+
+    results: dict[str, Any] = {"texts": len(texts)}
+    for share in (0.1, 0.2):
+        count = num_blocks(target.info, share)
+        best = first = spread(target.info, count)
+        for start, tokens in seen:
+            search = Search(best)
+            for _ in range(17):
+                search.step(target, tokens, start)
+            best = search.best
+        every = np.arange(2, 2 * target.info.num_layers - 2)
+        drawn = [right(frozenset(rng.choice(every, count, replace=False).tolist())) for _ in range(10)]
+        results[f"share {share:g}"] = {
+            "blocks": count,
+            "searched": round(right(best), 3),
+            "first": round(right(first), 3),
+            "any, mean": round(float(np.mean(drawn)), 3),
+            "any, best": round(max(drawn), 3),
+            "bytes of a step": round(target.without(best).info.bytes_per_step / target.info.bytes_per_step, 3),
+            "left_out": sorted(best),
+        }
+        print(share, results[f"share {share:g}"], file=sys.stderr)
+    return results
+
+
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    reader.add_argument("what", choices=("hub", "llma"))
+    reader.add_argument("what", choices=("hub", "llma", "layers"))
     reader.add_argument("--out", type=Path, required=True)
     reader.add_argument("--data", type=Path, help="of hub: JSON lines with a text each")
     reader.add_argument("--rag", type=Path, help="of llma: JSON lines with a query and docs each")
@@ -159,7 +200,7 @@ def main() -> None:
     reader.add_argument("--prompts", type=int, default=24)
     given = reader.parse_args()
     writer = Sprinter.from_pretrained()
-    results = {"hub": hub, "llma": llma}[given.what](writer, given)
+    results = {"hub": hub, "llma": llma, "layers": layers}[given.what](writer, given)
     used = {name: value.name if isinstance(value, Path) else value for name, value in vars(given).items()}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"results": results, "record": stamp(used, 0)}, indent=1) + "\n")
