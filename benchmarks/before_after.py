@@ -30,6 +30,7 @@ METHODS = {
     "lossless": {"method": "lossless"},
     "sprinter": {"method": "sprinter"},
     "lookahead": {"method": "lookahead"},
+    "bild": {"method": "bild"},
     "paper": {"method": "sprinter", "preset": "paper"},
     "confidence": {"method": "sprinter", "scorer": "confidence"},
 }

@@ -87,6 +87,13 @@ def certify(folder, num_tokens):
     return file
 
 
+def test_the_help_names_the_methods_it_speaks_of(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "--help")
+    assert code == 0
+    for word in ("llma:copy_match=3", "hf-ensemble:W", "--reference", "sprinter bench compare"):
+        assert word in out
+
+
 @pytest.mark.parametrize(("num_tokens", "covered"), [(8, True), (7, False)])
 def test_a_certified_level_says_where_the_texts_are_longer_than_its_certificate_s(
     toys, monkeypatch, capsys, tmp_path, num_tokens, covered

@@ -54,7 +54,7 @@ class Account:
     """What a method tells of a finished run besides the ids it emitted."""
 
     counters: Counters
-    tested: int | None = None  # drafted tokens nobody vouched for, which the target therefore tested
+    tested: int | None = None  # drafted tokens that nobody vouched for, and the target's calls without a draft
     runs: list[int] = field(default_factory=list)  # drafted tokens per target call
     origins: str = ""  # a letter of ORIGIN_LETTERS per token; empty where a method does not tell
     scores: list[float | None] = field(default_factory=list)
@@ -264,7 +264,7 @@ class EngineMethod:
         text.forget()
         return Account(
             counters=counters,
-            tested=tested if any(runs) else counters.target_calls,  # a target that writes alone tests its own tokens
+            tested=tested,
             runs=runs,
             origins="".join(ORIGIN_LETTERS[e.origin] for e in self._emitted),
             scores=[None if e.score is None else round(e.score, 3) for e in self._emitted],
@@ -287,7 +287,7 @@ class Rounds:
         """See `Observer.saw`."""
         tree = text.tree
         self.lengths.append(len(tree))
-        self.tested += tree.vouched.count(0)
+        self.tested += tree.vouched.count(0) if len(tree) else 1  # with nothing drafted it reads its own last token
         for node in verdict.path:
             if (score := tree.scores[node]) is not None:
                 # A vouched token's chance of acceptance is known, a tested one's by the outcome of its test.

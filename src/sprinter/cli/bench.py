@@ -27,7 +27,6 @@ bench_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Compare methods on the same prompts: speed, cost and loss, with an HTML report.",
 )
 
 
@@ -37,7 +36,7 @@ def bench(
     ctx: typer.Context,
     settings: Given,
     data: str = typer.Option("sample", "--data", help="JSONL, text, CSV or Parquet file; a data set id; or 'sample'."),
-    methods: str = typer.Option(DEFAULT_METHODS, "--methods", "-m", help="Methods, comma separated; see below."),
+    methods: str = typer.Option(DEFAULT_METHODS, "--methods", "-m", help="Methods, comma separated, as named above."),
     prompts: int = typer.Option(10, "--prompts", help="How many prompts."),
     max_new_tokens: int = typer.Option(64, "--max-new-tokens", "-n", help="Tokens to write per prompt."),
     out: Path = typer.Option(Path("bench"), "--out", "-o", help="Folder for records, results and report."),

@@ -187,6 +187,8 @@ def test_every_registered_method_is_benched_by_its_name(tmp_path):
     results = journal.read(tmp_path / "out")
     summary = summarise(results)
     assert [m["failures"] for m in summary["methods"].values()] == [0] * len(asked)
+    # A copy tests what it copied, and a round without one is the target's own call.
+    assert all(r["tested"] >= r["counters"]["target_calls"] for r in results.of("llma").values())
     for name, text in asked.items():
         rule = find("rules", find("methods", name).rule)
         shown = family(text)

@@ -1,0 +1,1 @@
+"""The same idea in other trades: ask the expensive model late and seldom."""
