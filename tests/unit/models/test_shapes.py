@@ -34,7 +34,7 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"num_attention_heads": 8},
     {"num_hidden_layers": 0},
     {"num_hidden_layers": 1},
-    {"num_hidden_layers": 3},
+    {"num_hidden_layers": 4},
     {"num_hidden_layers": 1 << 40},
     {"hidden_size": 32},
     {"hidden_size": 128},
@@ -118,7 +118,7 @@ def test_a_model_that_looks_back_through_a_window_is_left_to_transformers() -> N
     qwen = {**CONFIG, "model_type": "qwen2", "sliding_window": 32, "max_window_layers": 1}
     assert objection(qwen) is None, "Qwen2 has no window unless it says so"
     assert "window of 32" in str(objection({**qwen, "use_sliding_window": True}))
-    assert objection({**qwen, "use_sliding_window": True, "max_window_layers": 2}) is None
+    assert objection({**qwen, "use_sliding_window": True, "max_window_layers": 3}) is None
 
 
 def test_a_stored_head_counts_even_where_the_config_ties_it(tmp_path: Path) -> None:
