@@ -19,8 +19,9 @@ demo: $(VENV)/target
 bench: $(VENV)/target $(VENV)/dev
 	$(BIN)/sprinter bench --out bench-out --resume
 
+# Half the time on two cores; more workers than eight wait for memory.
 test: $(VENV)/target $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
