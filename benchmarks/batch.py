@@ -65,7 +65,7 @@ class Writer:
             while waiting and len(running) < width:
                 seed, prompt = waiting.pop(0)
                 text = Text(prompt, count, Sampling(0.0), Chance(seed), limits)
-                running.append(engine.begin(text, self.recipe, [Audit.of(self.recipe.rule)]))
+                running.append(engine.begin(text, self.recipe, [Audit.of(self.recipe)]))
             engine.tick(running)
             now = perf_counter()
             for text in running:

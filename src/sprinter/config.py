@@ -14,6 +14,7 @@ from sprinter.core.sampling import Sampling
 from sprinter.core.settings import PartSettings, choice, from_mapping, from_words, setting
 from sprinter.drafters.copies import CopySettings
 from sprinter.drafters.either import EitherSettings
+from sprinter.drafters.graph import GraphSettings
 from sprinter.drafters.hub import TreeSettings
 from sprinter.drafters.layers import SkipSettings, SkipSiblingSettings
 from sprinter.drafters.model import DraftSettings
@@ -21,10 +22,11 @@ from sprinter.drafters.siblings import SiblingSettings
 from sprinter.errors import ConfigError
 from sprinter.gates.fixed import FixedSettings
 from sprinter.gates.scored import ScoredSettings
-from sprinter.methods import Method
+from sprinter.methods import Method, gate_names
 from sprinter.registry import find, names
 from sprinter.rules.rollback import RollbackSettings
 
+_DRAFTERS: Final = ("model", "copies", "either", "hub", "graph", "siblings", "layers")
 AuditMode = Literal["free", "close"]
 
 
@@ -48,26 +50,35 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DecodingConfig(
-    ScoredSettings, FixedSettings, RollbackSettings, EitherSettings, TreeSettings, SkipSiblingSettings
+    ScoredSettings, FixedSettings, RollbackSettings, EitherSettings, TreeSettings, GraphSettings, SkipSiblingSettings
 ):
     """How to decode: the method, and what its parts can be told. A setting the method would ignore is refused."""
 
     method: str = setting(
         "sprinter",
         "target, draft, exact, lossless, sprinter, lookahead, bild; llma, llma+exact, llma+sprinter (copies); spechub, "
-        "rrs, rrsw (trees); swift, swift+sprinter (the target without some of its blocks).",
+        "rrs, rrsw (trees); gsd, gsd-relaxed (graphs); swift, swift+sprinter (the target without some of its blocks).",
     )
+    drafter: str | None = setting(None, f"Draft by {', '.join(_DRAFTERS)} instead of the method's own.")
+    gate: str | None = setting(
+        None, "Ask fixed, confidence or verifier before the target, instead of the method's own."
+    )
+    rule: str | None = setting(None, "Test by exact, walk, hub or relaxed instead of the method's own.")
     options: tuple[str, ...] = setting((), "A setting of a part from another package, as name=value; several times.")
 
     def __post_init__(self) -> None:
         choice("method", self.method, names("methods"))
+        for kind, name, known in self._parts():
+            if name is not None:
+                choice(kind, name, known)
         for part in _OURS:
             part.check(self)
         self._refuse_idle_settings()
-        known = {f.name for part in self.way.settings() if part not in _OURS for f in fields(part)}
+        options = {f.name for part in self.way.settings() if part not in _OURS for f in fields(part)}
         for name in self._added():
-            if name not in known:
-                raise ConfigError(f"method {self.method!r} has no option {name!r}: it has {', '.join(known) or 'none'}")
+            if name not in options:
+                has = ", ".join(options) or "none"
+                raise ConfigError(f"method {self.method!r} has no option {name!r}: it has {has}")
 
     def _refuse_idle_settings(self) -> None:
         """ConfigError for a setting its method would ignore."""
@@ -81,9 +92,16 @@ class DecodingConfig(
 
     @property
     def way(self) -> Method:
-        """The method itself."""
+        """The method itself, with the parts chosen for it."""
         found: Method = find("methods", self.method)
-        return found
+        return found.with_parts(self.drafter, self.gate, self.rule, self.method, self.scorer)
+
+    def _parts(self) -> tuple[tuple[str, str | None, tuple[str, ...]], ...]:
+        return (
+            ("drafter", self.drafter, names("drafters")),
+            ("gate", self.gate, gate_names()),
+            ("rule", self.rule, names("rules")),
+        )
 
     def of(self, part: type[PartSettings]) -> PartSettings:
         """What a part is told: these settings, or for one of another package its own from `options`."""
@@ -137,6 +155,7 @@ _OURS: Final = (
     CopySettings,
     EitherSettings,
     TreeSettings,
+    GraphSettings,
     SkipSettings,
     SiblingSettings,
     SkipSiblingSettings,

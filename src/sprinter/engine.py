@@ -109,9 +109,9 @@ class Engine:
         unread = text.tokens[cache.length :]
         if tree.parents is None:
             return Part(cache, unread, wanted)
-        trunk = len(unread)
-        parents = [*range(-1, trunk - 1), *(trunk + parent for parent in tree.parents)]
-        return Part(cache, [*unread, *tree.tokens], wanted, parents)
+        stem, first = text.stem, len(unread) - text.stem  # `first`: the row of node 0
+        parents = [*range(-1, len(unread) - 1), *(first + parent for parent in tree.parents[stem:])]
+        return Part(cache, [*unread, *tree.tokens[stem:]], wanted, parents)
 
     def _correct(self, text: Text, reading: Reading, num_rows: int) -> None:
         """The rule's verdict, made known to everybody, then settled."""
@@ -126,8 +126,8 @@ class Engine:
         if tree.parents is None:
             text.cache.truncate(text.settled + len(verdict.path))
         else:
-            trunk = num_rows - len(tree)
-            text.cache.keep([*range(trunk), *(trunk + node for node in verdict.path)])
+            first = num_rows - len(tree)
+            text.cache.keep([*range(first), *(first + node for node in verdict.path)])
         text.settle(verdict)
         if not closing:
             text.drafts = text.finish_reason is None and recipe.gate.judge(text) and text.has_room

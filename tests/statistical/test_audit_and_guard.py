@@ -21,7 +21,7 @@ from sprinter.gates.confidence import Confidence
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
-from sprinter.rules.vouched import VouchedRule
+from sprinter.rules.exact import ExactRule
 from tests.support.passes import read
 
 VOCAB = 6
@@ -57,7 +57,7 @@ def decode(
     gate = ThresholdGate(Confidence(), threshold, lookahead, max_draft=5)
     text = Text([seed % VOCAB], num_tokens, Sampling(), Chance(seed), limits or Limits(VOCAB, 4096))
     engine, audit = Engine(TARGET), Audit()
-    engine.run([engine.begin(text, Recipe(gate, VouchedRule(), ModelDrafter(draft)), [audit])])
+    engine.run([engine.begin(text, Recipe(gate, ExactRule(), ModelDrafter(draft)), [audit])])
     engine.close_audit([text])
     return [seed % VOCAB, *(token.id for token in text.out)], text.out, audit
 

@@ -25,7 +25,6 @@ from sprinter.gates.fixed import FixedGate, OpenGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from tests.support.enumeration import distance, model_law, output_law
 
 NUM_RUNS = 6_000
@@ -55,10 +54,10 @@ def p_value(counts: Counter[tuple[int, ...]], law: dict) -> float:  # type: igno
 METHODS: dict[str, tuple[Callable[[], Gate], Rule]] = {
     "exact": (lambda: FixedGate(2), ExactRule()),
     "lossless": (lambda: ThresholdGate(Confidence(), math.inf, 0.2, 3), ExactRule()),
-    "sprinter at infinity": (lambda: ThresholdGate(Confidence(), math.inf), VouchedRule()),
-    "lookahead": (lambda: ThresholdGate(Confidence(), 0.5, 0.1, 3), VouchedRule()),
-    "sprinter": (lambda: ThresholdGate(Confidence(), 0.4), VouchedRule()),
-    "draft": (OpenGate, VouchedRule()),
+    "sprinter at infinity": (lambda: ThresholdGate(Confidence(), math.inf), ExactRule()),
+    "lookahead": (lambda: ThresholdGate(Confidence(), 0.5, 0.1, 3), ExactRule()),
+    "sprinter": (lambda: ThresholdGate(Confidence(), 0.4), ExactRule()),
+    "draft": (OpenGate, ExactRule()),
 }
 
 EXACT = ("exact", "lossless", "sprinter at infinity")

@@ -18,7 +18,6 @@ from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.candidates import Candidate, trace_outcome
 from sprinter.theory.costs import Costs, WidthCost
 from sprinter.theory.setting import Setting
@@ -51,11 +50,11 @@ METHODS = {
     ),
     "sprinter": (
         Candidate("sprinter", Setting(0.5, 1.0, 8)),
-        lambda: (ThresholdGate(Confidence(), 0.5, 1.0, 8), VouchedRule()),
+        lambda: (ThresholdGate(Confidence(), 0.5, 1.0, 8), ExactRule()),
     ),
     "lookahead": (
         Candidate("lookahead", Setting(0.6, 0.3, 8)),
-        lambda: (ThresholdGate(Confidence(), 0.6, 0.3, 8), VouchedRule()),
+        lambda: (ThresholdGate(Confidence(), 0.6, 0.3, 8), ExactRule()),
     ),
 }
 

@@ -19,7 +19,6 @@ from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from sprinter.theory.closed_forms import exact_round, lookahead_round, lossless_round, sprinter_round
 from sprinter.theory.one_step import acceptance_probs
 from sprinter.theory.simulator import summarise
@@ -92,13 +91,13 @@ def kept_when_vouched(threshold):
 
 
 CASES = {
-    "sprinter": (ThresholdGate(ByToken(), 0.7, 1.0, 8), VouchedRule(), sprinter_round(LAW.split(0.7), 8)),
+    "sprinter": (ThresholdGate(ByToken(), 0.7, 1.0, 8), ExactRule(), sprinter_round(LAW.split(0.7), 8)),
     "paper": (
         ThresholdGate(ByToken(), 0.3, 1.0, 4, test_last=True),
-        VouchedRule(),
+        ExactRule(),
         sprinter_round(LAW.split(0.3), 4, kept_when_vouched(0.3)),
     ),
-    "lookahead": (ThresholdGate(ByToken(), 0.7, 0.25, 8), VouchedRule(), lookahead_round(LAW, 0.7, 0.25, 8, bins=2)),
+    "lookahead": (ThresholdGate(ByToken(), 0.7, 0.25, 8), ExactRule(), lookahead_round(LAW, 0.7, 0.25, 8, bins=2)),
     "lossless": (ThresholdGate(ByToken(), math.inf, 0.2, 8), ExactRule(), lossless_round(LAW, 0.2, 8, bins=4000)),
     "exact": (FixedGate(4), ExactRule(), exact_round(LAW.alpha, 4)),
 }

@@ -17,7 +17,7 @@ from sprinter.errors import ConfigError
 from sprinter.gates.budget import BudgetGate, RiskBudget
 from sprinter.gates.confidence import Confidence
 from sprinter.models.toy import ToyModel
-from sprinter.rules.vouched import VouchedRule
+from sprinter.rules.exact import ExactRule
 
 
 @given(st.lists(st.floats(0, 1), max_size=300), st.floats(0, 100))
@@ -45,7 +45,7 @@ def test_saved_credit_covers_a_larger_risk_later() -> None:
 def _recipe(per_100: float) -> tuple[Engine, Recipe]:
     target = ToyModel.random(5, 0)
     gate = BudgetGate(Confidence(), per_100, 8)
-    return Engine(target), Recipe(gate, VouchedRule(), ModelDrafter(target.near(1)))
+    return Engine(target), Recipe(gate, ExactRule(), ModelDrafter(target.near(1)))
 
 
 def _begin(engine: Engine, recipe: Recipe, seed: int) -> Text:

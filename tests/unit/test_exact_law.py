@@ -24,7 +24,6 @@ from sprinter.gates.fixed import FixedGate, OpenGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from sprinter.rules.walk import WalkRule
 from tests.support.enumeration import distance, joint_law, law_at, model_law, output_law
 
@@ -89,7 +88,7 @@ def test_an_infinite_threshold_is_exact_under_the_vouched_rule_too(
     scorer: Scorer, lookahead: float, sampling: Sampling
 ) -> None:
     models = pair(6)
-    law = output_law(models, lambda: ThresholdGate(scorer, math.inf, lookahead, 3), VouchedRule(), sampling)
+    law = output_law(models, lambda: ThresholdGate(scorer, math.inf, lookahead, 3), ExactRule(), sampling)
     assert distance(law, model_law(models[0], sampling)) < EXACT
 
 
@@ -99,7 +98,7 @@ def test_a_threshold_below_every_score_and_no_cap_is_the_draft_alone(
     gate: Callable[[], Gate], sampling: Sampling
 ) -> None:
     models = pair(7)
-    law = output_law(models, gate, VouchedRule(), sampling, num_tokens=3)
+    law = output_law(models, gate, ExactRule(), sampling, num_tokens=3)
     assert distance(law, model_law(models[1], sampling, num_tokens=3)) < EXACT
 
 
@@ -113,7 +112,7 @@ def test_the_one_step_error_is_exactly_delta(
     """TV(output law, target law) = delta(s) = E_q[v (1 - a)], for the token every round begins with."""
     target, draft = models = pair(8, vocab_size=3)
     scorer = HashScorer(4)
-    law = output_law(models, lambda: ThresholdGate(scorer, threshold, lookahead, max_draft), VouchedRule(), sampling, 1)
+    law = output_law(models, lambda: ThresholdGate(scorer, threshold, lookahead, max_draft), ExactRule(), sampling, 1)
     assert distance(law, model_law(target, sampling, 1)) == pytest.approx(
         _delta(target, draft, sampling, scorer, threshold), abs=EXACT
     )
@@ -123,7 +122,7 @@ def test_the_one_step_error_is_exactly_delta(
 def test_lookahead_commits_the_same_error_as_stopping_at_the_first_doubt(lookahead: float) -> None:
     models = pair(9, vocab_size=3)
     laws = [
-        output_law(models, lambda h=h: ThresholdGate(HashScorer(5), 0.5, h, 4), VouchedRule(), Sampling(), 1)
+        output_law(models, lambda h=h: ThresholdGate(HashScorer(5), 0.5, h, 4), ExactRule(), Sampling(), 1)
         for h in (lookahead, 1.0)
     ]
     assert distance(*laws) < EXACT
@@ -133,7 +132,7 @@ def test_the_paper_preset_tests_the_last_token_of_a_full_draft() -> None:
     """With a cap of one and the last token tested, even a verifier that trusts everything decodes exactly."""
     models = pair(10)
     gate = lambda: ThresholdGate(ConstantScorer(1.0), 0.5, 1.0, 1, test_last=True)  # noqa: E731
-    assert distance(output_law(models, gate, VouchedRule(), Sampling()), model_law(models[0], Sampling())) < EXACT
+    assert distance(output_law(models, gate, ExactRule(), Sampling()), model_law(models[0], Sampling())) < EXACT
 
 
 def test_rejection_sampling_and_walking_are_greedy_matching_at_temperature_zero() -> None:
@@ -226,11 +225,11 @@ def test_walking_down_random_trees_greedily_is_the_target_alone() -> None:
 
 WAYS: list[tuple[str, Callable[[], Gate], Rule, int]] = [
     ("target", lambda: FixedGate(0), ExactRule(), 0),
-    ("draft", OpenGate, VouchedRule(), 1),
+    ("draft", OpenGate, ExactRule(), 1),
     ("exact", lambda: FixedGate(2), ExactRule(), 0),
     ("lossless", lambda: ThresholdGate(HashScorer(6), math.inf, 0.3, 3), ExactRule(), 0),
-    ("sprinter", lambda: ThresholdGate(HashScorer(7), 0.5, 1.0, 3), VouchedRule(), 2),
-    ("lookahead", lambda: ThresholdGate(HashScorer(8), 0.5, 0.2, 3), VouchedRule(), 2),
+    ("sprinter", lambda: ThresholdGate(HashScorer(7), 0.5, 1.0, 3), ExactRule(), 2),
+    ("lookahead", lambda: ThresholdGate(HashScorer(8), 0.5, 0.2, 3), ExactRule(), 2),
 ]
 
 

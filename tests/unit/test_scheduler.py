@@ -21,7 +21,6 @@ from sprinter.gates.fixed import FixedGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from sprinter.scheduler import Cheapest, Curves, Eager
 from sprinter.theory.costs import WidthCost
 from tests.support.enumeration import distance, model_law, output_law
@@ -48,7 +47,7 @@ def test_rounds_without_a_draft_in_between_leave_the_law_exact(gate: Callable[[]
 
 def written(curves: Curves, noise: float, num_texts: int) -> list[Text]:
     target = ToyModel.random(30, 1)
-    recipe = Recipe(ThresholdGate(Confidence(), 0.3), VouchedRule(), ModelDrafter(target.near(2, noise)))
+    recipe = Recipe(ThresholdGate(Confidence(), 0.3), ExactRule(), ModelDrafter(target.near(2, noise)))
     engine = Engine(target, Cheapest(curves))
     texts = [Text([n], 60, Sampling(), Chance(n), Limits(30, 4096)) for n in range(num_texts)]
     engine.run([engine.begin(text, recipe) for text in texts])

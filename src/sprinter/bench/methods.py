@@ -234,7 +234,7 @@ class EngineMethod:
         self._recipe, self._sampling, self._limits = recipe, sampling, limits
         self._engine = Engine(target, clocks=[Stopwatch()])
         self._text: Text | None = None
-        self._audit, self._rounds = Audit.of(recipe.rule), Rounds()
+        self._audit, self._rounds = Audit.of(recipe), Rounds()
         self._emitted: list[Emitted] = []
 
     def prepare(self, task: Task) -> None:
@@ -242,7 +242,7 @@ class EngineMethod:
 
     def write(self, task: Task, emit: Emit) -> None:
         """See `Method.write`."""
-        self._audit, self._rounds, self._emitted = Audit.of(self._recipe.rule), Rounds(), []
+        self._audit, self._rounds, self._emitted = Audit.of(self._recipe), Rounds(), []
         text = Text(task.prompt, task.max_new_tokens, self._sampling, Chance(task.seed), self._limits)
         self._text = self._engine.begin(text, self._recipe, [self._audit, self._rounds])
         while text.finish_reason is None:
@@ -269,7 +269,7 @@ class EngineMethod:
             origins="".join(ORIGIN_LETTERS[e.origin] for e in self._emitted),
             scores=[None if e.score is None else round(e.score, 3) for e in self._emitted],
             judged=[] if rule.lossy_tests else self._rounds.judged,
-            delta=None if rule.lossy_tests or not losses else 0.0 if rule.exact else float(np.mean(losses)),
+            delta=None if rule.lossy_tests or not losses else 0.0 if self._recipe.exact else float(np.mean(losses)),
         )
 
 

@@ -73,7 +73,7 @@ def family(method: str) -> str:
     kind = method.partition(":")[0]
     if kind in _FAMILIES or kind not in registry.names("methods"):
         return _FAMILIES.get(kind, "peer")
-    return "exact" if registry.find("rules", registry.find("methods", kind).rule).exact else "rival"
+    return "exact" if registry.find("methods", kind).exact else "rival"
 
 
 def page(summary: Summary, results: Results) -> str:

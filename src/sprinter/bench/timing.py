@@ -23,7 +23,7 @@ from sprinter.drafters.model import ModelDrafter
 from sprinter.engine import Engine
 from sprinter.errors import ConfigError
 from sprinter.observers.audit import Audit
-from sprinter.rules.vouched import VouchedRule
+from sprinter.rules.exact import ExactRule
 from sprinter.theory.costs import Costs, WidthCost
 
 WIDTHS = (1, 2, 3, 4, 5, 7, 9, 13, 21, 32)  # tokens
@@ -55,6 +55,8 @@ class PacedGate:
 
     Every other round is like SPRINTER's, whose last token alone is tested; the others are like exact decoding's.
     """
+
+    vouches = True
 
     def __init__(self, scorer: Scorer, lengths: Sequence[int]) -> None:
         self.needs: Needs = scorer.needs
@@ -135,7 +137,7 @@ def _timed(parts: Parts, prompt: Sequence[int], lengths: Sequence[int], seed: in
     watch, rounds = StageClock(), []
     engine = Engine(parts.target, clocks=[watch])
     text = Text(prompt, room, parts.sampling, Chance(seed), limits)
-    engine.begin(text, Recipe(PacedGate(parts.scorer, lengths), VouchedRule(), parts.drafter), [Audit()])
+    engine.begin(text, Recipe(PacedGate(parts.scorer, lengths), ExactRule(), parts.drafter), [Audit()])
     while text.round < len(lengths) and text.finish_reason is None:
         number, settled, began_s = text.round, text.settled, perf_counter()
         while text.round == number and text.finish_reason is None:

@@ -29,6 +29,14 @@ class Drafter(Protocol):
     def by_model(self) -> bool:
         """Whether it runs the pair's draft model."""
 
+    @property
+    def gives_laws(self) -> bool:
+        """Whether a drafted token comes with the logits of a model, for a gate to read."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it drafts as far as it likes at a time, so that no gate can fix a draft's length."""
+
     def grow(self, texts: Sequence[Text]) -> None:
         """Add nodes to the tree of each text; what gets none is due for the target. Chance: `text.chance`, by place."""
 
@@ -42,6 +50,10 @@ class Gate(Protocol):
     @property
     def needs(self) -> Needs:
         """Of the draft model."""
+
+    @property
+    def vouches(self) -> bool:
+        """Whether it may vouch for a token: with a gate that never does, an exact rule's text is the target's own."""
 
     def judge(self, text: Text) -> bool:
         """Judge the new nodes of the text (there may be none); whether to draft on.
@@ -69,7 +81,7 @@ class Rule(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether the output law is the target's own whatever was drafted."""
+        """Whether the output law is the target's own whatever was drafted, where nobody was vouched for."""
 
     @property
     def lossy_tests(self) -> bool:
@@ -109,6 +121,11 @@ class Recipe:
     rule: Rule
     drafter: Drafter | None = None  # None: nothing is drafted, the target writes alone
     name: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every text has the target's law."""
+        return self.rule.exact and not self.gate.vouches
 
     @property
     def runs_draft(self) -> bool:

@@ -54,7 +54,7 @@ N = TypeVar("N", bound=Note)
 class Text:
     """A text's tokens, pending tree, chance, caches, counts and the notes of the parts that work on it.
 
-    tokens    p p p p t t t d d d        prompt, what stands, and (while it is a chain) what is pending
+    tokens    p p p p t t t d d d        prompt, what stands, and what is pending before it branches
                           |     |
                       settled   len(tokens), never above `limit`
     """
@@ -101,6 +101,11 @@ class Text:
         return self.shown - self.settled
 
     @property
+    def stem(self) -> int:
+        """Pending nodes that stand in line behind what is settled; all others branch off."""
+        return len(self.tokens) - self.settled
+
+    @property
     def has_room(self) -> bool:
         """Whether another token may be drafted."""
         tokens = self.tokens
@@ -133,13 +138,18 @@ class Text:
         """Drop all drafted nodes but the first `count`."""
         if count < len(self.tree):
             self.tree.cut(count)
-            self._rewind(self.settled + count if self.tree.parents is None else self.settled)
+            self._rewind(self.settled + min(count, self.stem))
+
+    def ungrow(self) -> list[tuple[int, Proposal]]:
+        """Take off the nodes that have not been judged, behind a chain of those that have: see `Tree.ungrow`."""
+        judged = len(self.tree.scores)
+        taken = self.tree.ungrow(judged)
+        self._rewind(self.settled + judged)
+        return taken
 
     def release(self) -> None:
         """Emit the vouched tokens in front of the first doubt: nothing can take them back."""
         tree, place = self.tree, self.shown - self.settled
-        if tree.parents is not None:
-            return
         while place < len(tree.scores) and tree.vouched[place] and self.finish_reason is None:
             self._emit(tree.tokens[place], "vouched", tree.scores[place], tree.sources.get(place))
             place += 1
@@ -155,12 +165,11 @@ class Text:
             node = path[place]
             origin: Origin = "vouched" if tree.vouched[node] else "tested"
             self._emit(kept[place], origin, tree.scores[node], tree.sources.get(node))
-        stands = self.settled + len(path)
-        if tree.parents is None:
-            self._rewind(stands)
-        else:
-            self._rewind(self.settled)
-            self.tokens += kept
+        stands, in_line = self.settled + len(path), len(path)
+        if tree.parents is not None:
+            in_line = next((place for place, node in enumerate(path) if node != place or place >= self.stem), in_line)
+        self._rewind(self.settled + in_line)
+        self.tokens += kept[in_line:]
         self.settled, self.round = stands, self.round + 1
         self.plain_rounds += not drafted
         if verdict.token is not None and verdict.origin is not None and self.finish_reason is None:

@@ -47,6 +47,7 @@ class Tree:
 
     __slots__ = (
         "doubted",
+        "drafted",
         "fresh",
         "laws",
         "parents",
@@ -73,6 +74,7 @@ class Tree:
         self.sources: dict[int, str] = {}
         self.parents: list[int] | None = None
         self.fresh: list[Proposal] = []  # of the nodes the gate has not judged yet, the last ones
+        self.drafted = 0  # additions since; none is taken back, so that no chance is used twice
         self.doubted = 0  # judged nodes nobody vouched for
         self.survival = 1.0  # the gate's estimate that every one of those passes
         if self.proposals is not None:
@@ -93,6 +95,7 @@ class Tree:
             if self.parents is None:
                 self.parents = list(range(-1, node - 1))
             self.parents.append(parent)
+        self.drafted += 1
         self.tokens.append(proposal.token)
         self.probs.append(proposal.law.prob(proposal.token))
         self.laws[node] = proposal.law
@@ -130,6 +133,16 @@ class Tree:
     def parent(self, node: int) -> int:
         """The node above, -1 for the root."""
         return node - 1 if self.parents is None else self.parents[node]
+
+    def ungrow(self, count: int) -> list[tuple[int, Proposal]]:
+        """Take off all nodes but the first `count`, which are a chain and judged; (parent, proposal) of each.
+
+        To be given back by `add`, or not.
+        """
+        taken = [(self.parent(count + place), proposal) for place, proposal in enumerate(self.fresh)]
+        self.cut(count)
+        self.parents = None
+        return taken
 
     def path(self, node: int) -> list[int]:
         """The nodes from the root's child down to `node`."""

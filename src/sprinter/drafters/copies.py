@@ -149,6 +149,8 @@ class CopyDrafter:
     needs = Needs()
     target_needs = Needs()
     by_model = False
+    gives_laws = False
+    at_once = True
 
     def __init__(self, documents: Sequence[Document], copies_prompt: bool, match: int = 2, length: int = 8) -> None:
         """`length`: K of the paper, tokens of a target call: a copy has one less."""

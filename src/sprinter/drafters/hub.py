@@ -16,7 +16,7 @@ from sprinter.core.reading import Reading
 from sprinter.core.rows import Cache, FloatArray, Model, Needs, Part, Views
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
-from sprinter.core.tree import Proposal, Verdict
+from sprinter.core.tree import Proposal, Tree, Verdict
 from sprinter.drafters.model import writable
 from sprinter.drafters.siblings import distinct, likeliest
 from sprinter.errors import ConfigError
@@ -48,9 +48,11 @@ class TreeSettings(PartSettings):
 
 @dataclass(slots=True)
 class Grown:
-    """What the draft model has read of one text, and the tree that is pending."""
+    """What the draft model has read of one text, and the tree that grows behind it."""
 
     cache: Cache
+    tree: Tree
+    root: int = -1  # the node it grows behind
     level: list[int] = field(default_factory=list)  # nodes whose children are to be drafted next
     rows: dict[int, int] = field(default_factory=dict)  # of the cache, by node
 
@@ -66,6 +68,8 @@ class TreeDrafter(ABC):
     needs = Needs(full_laws=True, trees=True)
     target_needs = Needs(trees=True)
     by_model = True
+    gives_laws = True
+    at_once = True
 
     def __init__(self, model: Model, branches: int = 2, depth: int = 3) -> None:
         self.model = model
@@ -83,12 +87,13 @@ class TreeDrafter(ABC):
 
     def grow(self, texts: Sequence[Text]) -> None:
         """See `Drafter.grow`."""
-        growing = [text for text in texts if not len(text.tree)]
-        for text in growing:
+        for text in texts:
             grown = self._grown(text)
-            grown.level, grown.rows = [-1], {-1: -1}
+            grown.root = len(grown.tree) - 1
+            grown.level, grown.rows = [grown.root], {grown.root: -1}
+        growing = texts
         for level in range(self.depth):
-            growing = [text for text in growing if self._grown(text).level and text.settled + level < text.reach]
+            growing = [text for text in growing if self._grown(text).level and len(text.tokens) + level < text.reach]
             if growing:
                 self._add_level(growing)
 
@@ -96,7 +101,7 @@ class TreeDrafter(ABC):
         """See `Drafter.learn`: the text rewinds what was read of it."""
 
     def _grown(self, text: Text) -> Grown:
-        return text.note(self, lambda: Grown(self.model.open()))
+        return text.note(self, lambda: Grown(self.model.open(), text.tree))
 
     def _add_level(self, texts: Sequence[Text]) -> None:
         """The children of every node of the last level, after one pass over those nodes."""
@@ -109,35 +114,43 @@ class TreeDrafter(ABC):
 
     def _part(self, text: Text) -> Part:
         """The rows of the last level: what is settled and unread before the first, then its nodes."""
-        grown, tree = self._grown(text), text.tree
+        grown = self._grown(text)
         text.counters.draft_steps += 1
-        if grown.level == [-1]:
+        if grown.level == [grown.root]:
             unread = text.tokens[grown.cache.length :] or text.tokens[-1:]
             grown.cache.truncate(len(text.tokens) - len(unread))
             text.counters.draft_tokens += len(unread)
             return Part(grown.cache, unread, 1)
         text.counters.draft_tokens += len(grown.level)
-        parents = [grown.rows[tree.parent(node)] for node in grown.level]
+        parents = [grown.rows[grown.tree.parent(node)] for node in grown.level]
         grown.rows.update((node, row) for row, node in enumerate(grown.level, start=len(grown.rows) - 1))
-        return Part(grown.cache, [tree.tokens[node] for node in grown.level], len(grown.level), parents)
+        return Part(grown.cache, [grown.tree.tokens[node] for node in grown.level], len(grown.level), parents)
 
     def _branch(self, text: Text, node: int, views: Views, row: int) -> None:
         """Draw the children of `node`, of which the model's `row` tells."""
-        tree, ids = text.tree, self.model.head_tokens
+        tree, ids = self._grown(text).tree, self.model.head_tokens
         logits, facts = writable(self.model, text, views, row)
-        context = text.context(node) if text.sampling.repetition_penalty != 1 else ()
+        context = self._context(text, node) if text.sampling.repetition_penalty != 1 else ()
         law = text.sampling.law(logits, context, ids, int(facts[0]))
         hidden = None if views.hidden is None else views.hidden[row]
 
         def draw(own: Law) -> int:
-            number = len(tree)
-            token = text.chance.draw(own, text.round, number, DRAFT)
-            tree.add(Proposal(token, own, logits, facts, ids, hidden, self._embed), node)
-            if token not in text.limits.eos_ids:
-                self._grown(text).level.append(number)
+            token = text.chance.draw(own, text.round, tree.drafted, DRAFT)
+            self._add(text, node, Proposal(token, own, logits, facts, ids, hidden, self._embed))
             return token
 
         self.siblings(text, logits, law, draw)
+
+    def _context(self, text: Text, node: int) -> list[int]:
+        """All tokens up to and including `node`."""
+        return text.context(node)
+
+    def _add(self, text: Text, above: int, proposal: Proposal) -> None:
+        """What was drawn becomes a child of `above`."""
+        grown = self._grown(text)
+        if proposal.token not in text.limits.eos_ids:
+            grown.level.append(len(grown.tree))
+        grown.tree.add(proposal, above)
 
 
 class HubDrafter(TreeDrafter):

@@ -67,6 +67,8 @@ class ThinDrafter(ABC):
     needs = Needs()
     target_needs = Needs(full_laws=True, trees=True, blocks=True)
     by_model = False
+    gives_laws = True
+    at_once = True
 
     def __init__(self, target: Model, start: Blocks, tries: int = 0, memory: Memory | None = None) -> None:
         """`start`: what is left out first; `tries`: sets tried on each text, once it has `WINDOW` tokens."""
@@ -112,6 +114,7 @@ class LayerChainDrafter(ThinDrafter):
     """One token a tick, for any gate."""
 
     Settings = SkipSettings
+    at_once = False
 
     @classmethod
     def build(cls, settings: SkipSettings, kit: Kit) -> Self:

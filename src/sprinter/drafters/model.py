@@ -52,6 +52,8 @@ class ModelDrafter:
     needs = Needs()
     target_needs = Needs()
     by_model = True
+    gives_laws = True
+    at_once = False
 
     def __init__(self, model: Model, chunk: int = 1) -> None:
         """`chunk`: draft steps a tick. What the gate stops before was computed for nothing, and changes nothing."""

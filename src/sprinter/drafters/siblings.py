@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final, Self
 
 import numpy as np
@@ -44,7 +45,8 @@ class Chain:
     """What the model has read of one text, and its pending chain."""
 
     cache: Cache
-    nodes: list[int] = field(default_factory=list)  # of the tree, from the root downwards
+    tokens: list[int] = field(default_factory=list)
+    above: int = -1  # the node of the last of them, where there is one
     goes_on: bool = False
     stands: int = 0  # rows of the cache that a verdict has just let stand
 
@@ -58,7 +60,7 @@ class SiblingDrafter:
     """Drafts one chain, and beside each of its tokens siblings on which nothing follows.
 
     SWIFT's candidates, Xia et al. 2024, arXiv:2410.06916: drawn without replacement, or when greedy the likeliest.
-    How many depends on the confidence in the chain's own token, which is drawn first; the rule `siblings` has the
+    How many depends on the confidence in the chain's own token, which is drawn first; the rule `exact` has the
     target's law from any such state.
     """
 
@@ -66,6 +68,8 @@ class SiblingDrafter:
     needs = Needs(full_laws=True)
     target_needs = Needs(trees=True)
     by_model = True
+    gives_laws = True
+    at_once = True
 
     def __init__(self, model: Model, length: int = _MOST, floor: float = 0.8) -> None:
         """`length`: most places of a chain; it ends behind a token of less confidence than `floor`."""
@@ -79,9 +83,10 @@ class SiblingDrafter:
 
     def grow(self, texts: Sequence[Text]) -> None:
         """See `Drafter.grow`: the whole draft at a time."""
-        growing = [text for text in texts if not len(text.tree)]
+        growing = list(texts)
         for text in growing:
-            self._chain(text).nodes.clear()
+            chain = self._chain(text)
+            chain.tokens, chain.above = [], len(text.tree) - 1
         while growing:
             parts = [self._part(text) for text in growing]
             for text, views in zip(growing, self.model.forward(parts), strict=True):
@@ -91,7 +96,11 @@ class SiblingDrafter:
     def learn(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """See `Drafter.learn`: which rows of the chain stand."""
         chain = self._chain(text)
-        kept = sum(node == own for node, own in zip(verdict.path, chain.nodes, strict=False))
+        tree, stem = text.tree, text.stem
+        kept = sum(node < stem for node in verdict.path)
+        if kept == stem:
+            stands = (tree.tokens[n] == own for n, own in zip(verdict.path[stem:], chain.tokens, strict=False))
+            kept += sum(takewhile(bool, stands))
         chain.stands = min(chain.cache.length, text.settled + kept)
 
     def _chain(self, text: Text) -> Chain:
@@ -99,7 +108,7 @@ class SiblingDrafter:
 
     def _part(self, text: Text) -> Part:
         chain = self._chain(text)
-        unread = [text.tree.tokens[chain.nodes[-1]]] if chain.nodes else text.tokens[chain.cache.length :]
+        unread = chain.tokens[-1:] or text.tokens[chain.cache.length :]
         text.counters.draft_steps += 1
         text.counters.draft_tokens += len(unread)
         return Part(chain.cache, unread, 1)
@@ -107,19 +116,20 @@ class SiblingDrafter:
     def _add_place(self, text: Text, views: Views) -> None:
         """The chain's next token and its siblings."""
         tree, chain, ids = text.tree, self._chain(text), self.model.head_tokens
-        above = chain.nodes[-1] if chain.nodes else -1
+        above = chain.above
         logits, facts = writable(self.model, text, views, 0)
         context = text.context(above) if text.sampling.repetition_penalty != 1 else ()
         law = text.sampling.law(logits, context, ids, int(facts[0]))
         hidden = None if views.hidden is None else views.hidden[0]
 
         def draw(own: Law) -> int:
-            token = text.chance.draw(own, text.round, len(tree), DRAFT)
+            token = text.chance.draw(own, text.round, tree.drafted, DRAFT)
             tree.add(Proposal(token, own, logits, facts, ids, hidden, self._embed), above)
             return token
 
-        chain.nodes.append(len(tree))
+        chain.above = len(tree)
         token = draw(law)
+        chain.tokens.append(token)
         confidence = math.exp(tree.fresh[-1].own_logit - float(facts[1]))
         greedy = text.sampling.greedy
         width = next(g if greedy else s for above_this, g, s in _WIDTHS if confidence > above_this)
@@ -130,8 +140,8 @@ class SiblingDrafter:
         chain.goes_on = (
             confidence >= self.floor
             and token not in text.limits.eos_ids
-            and len(chain.nodes) < self.length
-            and text.settled + len(chain.nodes) < text.reach
+            and len(chain.tokens) < self.length
+            and len(text.tokens) + len(chain.tokens) < text.reach
         )
 
 

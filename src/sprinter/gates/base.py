@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class ChainGate(ABC):
     """
 
     needs = Needs()
+    vouches = True
     Settings: ClassVar[type[PartSettings]] = PartSettings
 
     @abstractmethod
@@ -53,6 +55,8 @@ class ChainGate(ABC):
     def judge(self, text: Text) -> bool:
         """See `Gate.judge`."""
         tree, ends = text.tree, text.limits.eos_ids
+        if tree.parents is not None and tree.fresh:
+            return self._judge_branches(text) if self.vouches else _settle_all(tree)
         while tree.fresh:
             newest = tree.fresh[0]
             tree.settle(*self.vouch(text, newest))
@@ -60,6 +64,49 @@ class ChainGate(ABC):
                 text.cut(len(tree.scores))
                 return False
         return self.wants_more(tree)
+
+    def _judge_branches(self, text: Text) -> bool:
+        """Vouch down the line of first children, as far as it goes; below the first doubt all branches are tested.
+
+        What stands beside a vouched token can no longer be of use. A sibling is never vouched for.
+        """
+        tree = text.tree
+        first = len(tree.scores)
+        taken = text.ungrow()
+        node = _first_child(taken, first - 1, first)
+        while node is not None:
+            newest = taken[node - first][1]
+            text.add(newest)
+            tree.settle(*self.vouch(text, newest))
+            if not tree.vouched[-1]:
+                _regrow(tree, taken, first, node)
+                return False
+            if newest.token in text.limits.eos_ids or not self.wants_more(tree):
+                return False
+            node = _first_child(taken, node, first)
+        return self.wants_more(tree)
+
+
+def _settle_all(tree: Tree) -> bool:
+    while tree.fresh:
+        tree.settle(None, False)
+    return False
+
+
+def _first_child(taken: Sequence[tuple[int, Proposal]], node: int, first: int) -> int | None:
+    """The first node of `taken`, which are numbered from `first` on, below `node`."""
+    return next((first + place for place, (parent, _) in enumerate(taken) if parent == node), None)
+
+
+def _regrow(tree: Tree, taken: Sequence[tuple[int, Proposal]], first: int, doubted: int) -> None:
+    """Give the tree, whose last node is `doubted`, back what was taken of its siblings and of all below them."""
+    last = len(tree) - 1
+    now = {taken[doubted - first][0]: last - 1, doubted: last}  # numbers by those before
+    for node, (parent, proposal) in enumerate(taken, start=first):
+        if node != doubted and parent in now:
+            now[node] = len(tree)
+            tree.add(proposal, now[parent])
+            tree.settle(None, False)
 
 
 def check_cap(max_draft: int | None) -> None:

@@ -36,6 +36,7 @@ class FallbackGate(ChainGate):
 
     needs = Needs(full_laws=True)
     Settings = FallbackSettings
+    vouches = False
 
     @classmethod
     def build(cls, settings: FallbackSettings, kit: Kit) -> Self:

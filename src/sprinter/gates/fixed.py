@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from sprinter.core.protocols import Kit
+from sprinter.core.rows import Needs
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Proposal, Tree
 from sprinter.errors import ConfigError
 from sprinter.gates.base import ChainGate
+from sprinter.gates.confidence import Confidence
 
 DEFAULT_LENGTH = 4
+_LIKELIHOOD: Final = Confidence()
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class FixedGate(ChainGate):
     """Always `length` tokens, none vouched for: classic speculative decoding. 0 is the target alone."""
 
     Settings = FixedSettings
+    vouches = False
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -69,6 +73,8 @@ class OpenGate(ChainGate):
 class OnceGate(ChainGate):
     """Tests whatever the drafter gives at a time, and vouches for nobody: for drafters that know their own length."""
 
+    vouches = False
+
     @classmethod
     def build(cls, settings: PartSettings, kit: Kit) -> Self:
         """See `protocols.Kit`."""
@@ -91,3 +97,13 @@ class OnceGate(ChainGate):
             if newest.token in ends and tree.parents is None:
                 text.cut(len(tree.scores))
         return self.wants_more(tree)
+
+
+class WeighedGate(OnceGate):
+    """As `OnceGate`; the score it notes is the drafter's own likelihood of the token, for a rule that tests by it."""
+
+    needs = Needs(full_laws=True)
+
+    def vouch(self, text: Text, proposal: Proposal) -> tuple[float | None, bool]:
+        """See `ChainGate.vouch`."""
+        return _LIKELIHOOD.score(text, proposal), False

@@ -58,6 +58,7 @@ class ScoredGate:
 
     Settings = ScoredSettings
     needs = Needs(full_laws=True)  # and what the scorer reads
+    vouches = True  # unless the threshold is infinite
 
     @classmethod
     def build(cls, settings: ScoredSettings, kit: Kit) -> Gate:

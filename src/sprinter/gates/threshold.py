@@ -39,6 +39,7 @@ class ThresholdGate(ChainGate):
         self.survivor = survivor
         self.needs = scorer.needs if survivor is None else scorer.needs | survivor.needs
         self.threshold = threshold
+        self.vouches = threshold < math.inf
         self.lookahead = lookahead
         self.max_draft = max_draft
         self.test_last = test_last

@@ -119,7 +119,7 @@ class SprinterGenerate:
         limits = replace(self._pair.limits(recipe.runs_draft), eos_ids=_eos_ids(asked))
         chance = Chance(int(torch.randint(2**62, ()).item()))
         text = Text(prompt, room, config.generation.sampling, chance, limits)
-        audit = Audit.of(recipe.rule)
+        audit = Audit.of(recipe)
         Engine(self._pair.target).begin(text, recipe, [audit])
         return text, audit
 

@@ -31,7 +31,6 @@ from sprinter.learn.rows import INDEX_FILE, ROWS_FORMAT, save_shard, shard_name
 from sprinter.provenance import stamp
 from sprinter.registry import find, names
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 
 _DRAFT_LENGTH: Final = 4  # of policy exact; a draft that stands whole is gone on with, so the rows do not depend on it
 _SEED_STEP: Final = 1 << 64  # keeps the chance of unlike prompts apart: their ids have 16 hex digits
@@ -128,9 +127,9 @@ def _recipe(pair: Pair, settings: CollectSettings, verifier: Verifier | None) ->
     if verifier is not None:
         usual = verifier.record.default_threshold
         threshold = usual if settings.threshold is None else settings.threshold
-        return Recipe(ThresholdGate(verifier, threshold), VouchedRule(), drafter, policy)
+        return Recipe(ThresholdGate(verifier, threshold), ExactRule(), drafter, policy)
     fixed: dict[str, tuple[Gate, Rule]] = {
-        "draft": (OpenGate(), VouchedRule()),
+        "draft": (OpenGate(), ExactRule()),
         "exact": (FixedGate(_DRAFT_LENGTH), ExactRule(bonus=False)),
         "paper": (FixedGate(1), HardRule()),
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from sprinter.bounds import RunningBound
 from sprinter.core.law import Law
-from sprinter.core.protocols import Rule
+from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
 from sprinter.core.records import AuditReport
 from sprinter.core.rows import FloatArray
@@ -53,9 +53,9 @@ class Audit:
             self._note(verdict.token, 0.0, reading.law(row), reading, row)
 
     @classmethod
-    def of(cls, rule: Rule) -> Audit:
-        """The audit of texts that `rule` judges."""
-        return cls(exact=rule.exact, lossy_tests=rule.lossy_tests)
+    def of(cls, recipe: Recipe) -> Audit:
+        """The audit of texts written by `recipe`."""
+        return cls(exact=recipe.exact, lossy_tests=recipe.rule.lossy_tests)
 
     def _note(self, token: int, tv_loss: float, law: Law, reading: Reading, row: int) -> None:
         """One emitted token, the next of the text, by the target's `row`."""

@@ -1,4 +1,4 @@
-"""What all rules over trees share: from the root downwards, a child or the target's own token at each node."""
+"""What all rules over drafts share: from the root downwards, a child or the target's own token at each node."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from sprinter.core.tree import Verdict
 
 
 class Descent(ABC):
-    """A rule that goes down a tree until a token of the target's own ends the round."""
+    """A rule that goes down a draft until a token of the target's own ends the round.
+
+    What a gate has vouched for passes untested; a draft with nothing to test only catches the target up (its cache,
+    the audit), and the round ends without a token of the target's own: arXiv:2502.04557, Algorithm 1. So with a gate
+    that vouches for nobody the text has the target's law, and with one that does each rule tests the doubted rest.
+    """
 
     needs = Needs(full_laws=True)
     exact = True
     lossy_tests = False
+    bonus = True  # whether a draft that stands to its end is followed by a token of the target's
     Settings = PartSettings
 
     @classmethod
@@ -33,11 +39,18 @@ class Descent(ABC):
 
     def judge(self, text: Text, reading: Reading) -> Verdict:
         """See `Rule.judge`."""
+        tree = text.tree
+        if len(tree) and tree.all_vouched:
+            return Verdict(range(len(tree)))
         node, path = -1, list[int]()
         while True:
-            children = text.tree.children(node)
-            child, token = self.step(text, reading, node, children)
+            children = tree.children(node)
+            if not children and path and not self.bonus:
+                return Verdict(path)
+            child = children[0] if children and tree.vouched[children[0]] else None
             if child is None:
-                return Verdict(path, token, "resampled" if children else "bonus")
+                child, token = self.step(text, reading, node, children)
+                if child is None:
+                    return Verdict(path, token, "resampled" if children else "bonus")
             path.append(child)
             node = child

@@ -1,58 +1,36 @@
-"""Exact acceptance: the output follows the target's law, whatever was drafted."""
+"""Exact acceptance by rejection: the output follows the target's law, whatever was drafted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Sequence
 
 from sprinter.core.chance import OWN
 from sprinter.core.law import acceptance, residual
-from sprinter.core.protocols import Kit
 from sprinter.core.reading import Reading
-from sprinter.core.rows import Needs
-from sprinter.core.settings import PartSettings
 from sprinter.core.text import Text
-from sprinter.core.tree import Verdict
+from sprinter.rules.descent import Descent
 
 
-class ExactRule:
-    """Rejection sampling of every drafted token of a chain. Leviathan et al. 2211.17192; Chen et al. 2302.01318."""
+class ExactRule(Descent):
+    """Test the children in the order they were drawn, each against what the ones before left of the target's law.
 
-    needs = Needs(full_laws=True)
-    exact = True
-    lossy_tests = False
-    Settings = PartSettings
-
-    @classmethod
-    def build(cls, settings: PartSettings, kit: Kit) -> Self:
-        """See `protocols.Kit`."""
-        return cls()
+    In a chain that is rejection sampling: Leviathan et al. 2211.17192; Chen et al. 2302.01318. In a tree it is
+    recursive: a child is tested with the law q_j it was drawn from, with q every time for draws with replacement, with
+    q less the earlier siblings for draws without. Miao et al. 2023, SpecInfer, arXiv:2305.09781; Jeon et al. 2024,
+    recursive speculative decoding, arXiv:2402.14160.
+    """
 
     def __init__(self, bonus: bool = True) -> None:
         """Without `bonus` a draft that stands whole is followed by another draft, not by a token of the target's."""
         self.bonus = bonus
 
-    def judge(self, text: Text, reading: Reading) -> Verdict:
-        """See `Rule.judge`."""
-        length = len(text.tree)
-        rejection = first_rejection(text, reading, range(length))
-        if rejection is not None:
-            return rejection
-        return own_token(text, reading, length) if self.bonus or not length else Verdict(range(length))
-
-
-def first_rejection(text: Text, reading: Reading, places: Iterable[int]) -> Verdict | None:
-    """Test the nodes at `places` of a chain in order; the verdict of the first failure, None if all pass."""
-    tree, chance = text.tree, text.chance
-    for place in places:
-        law, draft_law = reading.law(place), tree.laws[place]
-        # A uniform of its own per token: sharing one ties acceptances together and biases the text.
-        if not chance.accept(acceptance(tree.tokens[place], law, draft_law), text.round, place):
-            token = chance.draw(residual(law, draft_law), text.round, place, OWN)
-            return Verdict(range(place), token, "resampled")
-    return None
-
-
-def own_token(text: Text, reading: Reading, length: int) -> Verdict:
-    """The first `length` nodes of a chain stand, and the target draws the token behind them."""
-    return Verdict(range(length), text.chance.draw(reading.law(length), text.round, length, OWN), "bonus")
+    def step(self, text: Text, reading: Reading, node: int, children: Sequence[int]) -> tuple[int | None, int]:
+        """See `Descent.step`."""
+        tree, law = text.tree, reading.law(node + 1)
+        for child in children:
+            token, drawn_from = tree.tokens[child], tree.laws[child]
+            # A uniform of its own per token: sharing one ties acceptances together and biases the text.
+            if text.chance.accept(acceptance(token, law, drawn_from), text.round, child):
+                return child, token
+            law = residual(law, drawn_from)
+        return None, text.chance.draw(law, text.round, node + 1, OWN)

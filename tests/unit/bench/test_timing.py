@@ -18,7 +18,7 @@ from sprinter.gates.confidence import Confidence
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.observers.audit import Audit
-from sprinter.rules.vouched import VouchedRule
+from sprinter.rules.exact import ExactRule
 from sprinter.theory.candidates import Candidate, trace_outcome
 from sprinter.theory.setting import Setting
 
@@ -132,7 +132,7 @@ def test_a_prediction_from_these_times_is_what_the_loop_takes(clock: Clock, meth
             gate.scorer = parts.scorer
             text = Text(prompt, 60, parts.sampling, Chance(seed), parts.limits)
             engine = Engine(parts.target)
-            engine.run([engine.begin(text, Recipe(gate, VouchedRule(), parts.drafter), [timing.Audit()])])
+            engine.run([engine.begin(text, Recipe(gate, ExactRule(), parts.drafter), [timing.Audit()])])
             tokens += text.num_tokens
         spent += clock.now - began
     assert predicted == pytest.approx(spent / tokens, rel=0.05)

@@ -22,7 +22,6 @@ from sprinter.gates.fixed import FixedGate, OnceGate
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.vouched import VouchedRule
 from sprinter.rules.walk import WalkRule
 from tests.support.enumeration import distance, law_at, model_law, output_law
 from tests.unit.test_exact_law import ConstantScorer, HashScorer
@@ -134,7 +133,7 @@ def test_the_one_step_error_of_a_vouched_copy_is_what_the_target_would_not_have_
     copies = CopyDrafter(documents([0, 1, 2, 2], [2, 0], [1, 1]), copies_prompt=False, match=1, length=2)
     gate = lambda: ThresholdGate(ConstantScorer(vouches), 0.5, max_draft=1)  # noqa: E731
     drafter = lambda draft: EitherDrafter(target, copies)  # noqa: E731
-    law = output_law((target, target), gate, VouchedRule(), Sampling(), num_tokens=2, drafter=drafter)
+    law = output_law((target, target), gate, ExactRule(), Sampling(), num_tokens=2, drafter=drafter)
     for first in range(3):
         ending = CopyDrafter(copies._documents, False, 1, 2)._index().find([first])
         copied = copies._index().stretch(ending, 1)[0]

@@ -22,15 +22,14 @@ from sprinter.gates.fixed import FixedGate, OnceGate
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
 from sprinter.rules.hub import HubRule
-from sprinter.rules.siblings import SiblingsRule
 from sprinter.theory.hub import hub_acceptance, rrs_acceptance, rrsw_acceptance
 from tests.support.enumeration import ScriptedChance, distance, exact_law, model_law, output_law
 
 Way = tuple[type[TreeDrafter], Callable[[], Rule]]
 WAYS: dict[str, Way] = {
     "hub": (HubDrafter, HubRule),
-    "rrs": (RepeatedDrafter, SiblingsRule),
-    "rrsw": (DistinctDrafter, SiblingsRule),
+    "rrs": (RepeatedDrafter, ExactRule),
+    "rrsw": (DistinctDrafter, ExactRule),
 }
 ACCEPTANCE = {"hub": hub_acceptance, "rrs": rrs_acceptance, "rrsw": rrsw_acceptance}
 
@@ -159,7 +158,7 @@ def test_a_draft_that_is_the_target_stands_to_the_bottom_of_every_tree() -> None
     target = ToyModel.random(8, 3, order=2)
     text = Text([1], 40, Sampling(1.0), Chance(5), Limits(8, 64))
     engine = Engine(target)
-    engine.run([engine.begin(text, Recipe(OnceGate(), SiblingsRule(), RepeatedDrafter(target, 2, 4)))])
+    engine.run([engine.begin(text, Recipe(OnceGate(), ExactRule(), RepeatedDrafter(target, 2, 4)))])
     assert [e.origin for e in text.out] == (["tested"] * 4 + ["bonus"]) * 8
     assert text.counters.target_calls == 8
 

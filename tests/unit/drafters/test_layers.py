@@ -23,8 +23,6 @@ from sprinter.gates.threshold import ThresholdGate
 from sprinter.models.fast.model import FastModel
 from sprinter.models.toy import ToyModel
 from sprinter.rules.exact import ExactRule
-from sprinter.rules.siblings import SiblingsRule
-from sprinter.rules.vouched import VouchedRule
 from tests.parity.test_fast_vs_hf import VOCAB, save_reference
 from tests.support.enumeration import distance, law_at, model_law, output_law
 from tests.unit.test_exact_law import HashScorer
@@ -48,7 +46,7 @@ def test_a_chain_with_siblings_has_the_target_s_joint_law(sampling: Sampling) ->
     target = ToyModel.random(3, 5)
     taken: set[tuple[int, ...]] = set()
 
-    class Watching(SiblingsRule):
+    class Watching(ExactRule):
         def judge(self, text, reading):  # type: ignore[no-untyped-def]
             verdict = super().judge(text, reading)
             taken.add(tuple(verdict.path))
@@ -65,9 +63,7 @@ def test_a_chain_with_siblings_has_the_target_s_joint_law(sampling: Sampling) ->
 @pytest.mark.parametrize("blocks", [frozenset({4}), frozenset({2, 5}), ALL], ids=len)
 def test_leaving_blocks_out_keeps_the_target_s_joint_law(blocks: frozenset[int]) -> None:
     target = toy(3, 1, order=1)
-    law = output_law(
-        (target, target), OnceGate, SiblingsRule(), Sampling(), 2, drafter=lambda t: LayerDrafter(t, blocks)
-    )
+    law = output_law((target, target), OnceGate, ExactRule(), Sampling(), 2, drafter=lambda t: LayerDrafter(t, blocks))
     assert distance(law, model_law(target, Sampling(), 2)) < 1e-9
 
 
@@ -79,7 +75,7 @@ def test_greedy_text_is_the_target_s_whatever_is_left_out_and_searched(blocks: f
         limits = Limits(7, 71, frozenset({eos}))
         plain, thin = (Text([1, seed], 90, Sampling(0.0), Chance(0), limits) for _ in range(2))
         run(target, Recipe(FixedGate(0), ExactRule()), plain)
-        run(target, Recipe(OnceGate(), SiblingsRule(), LayerDrafter(target, blocks, tries=1000)), thin)
+        run(target, Recipe(OnceGate(), ExactRule(), LayerDrafter(target, blocks, tries=1000)), thin)
         assert [e.id for e in thin.out] == [e.id for e in plain.out]
         assert thin.finish_reason == plain.finish_reason
         assert thin.counters.target_calls < plain.counters.target_calls
@@ -88,14 +84,14 @@ def test_greedy_text_is_the_target_s_whatever_is_left_out_and_searched(blocks: f
 def test_a_draft_that_leaves_out_nothing_of_note_stands_to_its_end() -> None:
     target = toy(6, 2)
     text = Text([1], 40, Sampling(1.0), Chance(3), Limits(6, 64))
-    run(target, Recipe(OnceGate(), SiblingsRule(), SiblingDrafter(target, 4, 0.0)), text)
+    run(target, Recipe(OnceGate(), ExactRule(), SiblingDrafter(target, 4, 0.0)), text)
     assert [e.origin for e in text.out] == (["tested"] * 4 + ["bonus"]) * 8
 
 
 def test_tokens_that_stand_are_not_read_again() -> None:
     target = toy(6, 2)
     text = Text([1, 2, 3], 40, Sampling(1.0), Chance(3), Limits(6, 64))
-    run(target, Recipe(OnceGate(), SiblingsRule(), SiblingDrafter(target, 4, 0.0)), text)
+    run(target, Recipe(OnceGate(), ExactRule(), SiblingDrafter(target, 4, 0.0)), text)
     # Of a round's five tokens the chain's last and the bonus are read when the next round begins.
     assert text.counters.draft_tokens == 3 + 3 + 7 * 5
 
@@ -147,7 +143,7 @@ def test_drafting_and_searching_leave_the_target_s_cache_as_it_was(method: str, 
         def learn(self, text, verdict, reading) -> None:  # type: ignore[no-untyped-def]
             unchanged(text, lambda: super(Watched, self).learn(text, verdict, reading))
 
-    gate, rule = (OnceGate(), SiblingsRule()) if method == "layers" else (FixedGate(3), ExactRule())
+    gate, rule = (OnceGate(), ExactRule()) if method == "layers" else (FixedGate(3), ExactRule())
     text = Text([3, 1, 4], 60, Sampling(0.0), Chance(0), Limits(VOCAB, 128))
     engine = Engine(target)
     engine.run([engine.begin(text, Recipe(gate, rule, Watched(target, frozenset({3, 6}), tries=20)))])
@@ -162,7 +158,7 @@ def test_the_one_step_error_of_vouching_for_such_a_draft_is_delta(threshold: flo
     law = output_law(
         (target, target),
         lambda: ThresholdGate(scorer, threshold, max_draft=1),
-        VouchedRule(),
+        ExactRule(),
         sampling,
         1,
         drafter=lambda t: LayerChainDrafter(t, blocks),
