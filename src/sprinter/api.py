@@ -40,6 +40,9 @@ class Settings(TypedDict, total=False):
     """What `generate` and `stream` can be told: the fields of DecodingConfig, GenerationConfig and Wish."""
 
     method: str
+    drafter: str | None
+    gate: str | None
+    rule: str | None
     preset: str
     scorer: str
     threshold: float | None
@@ -55,6 +58,12 @@ class Settings(TypedDict, total=False):
     copy_length: int
     branches: int
     depth: int
+    merge: int
+    graph_nodes: int
+    graph_width: int
+    graph_depth: int
+    graph_ratio: float
+    graph_floor: float
     skip_share: float
     skip_search: int
     confidence_floor: float

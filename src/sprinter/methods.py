@@ -67,7 +67,7 @@ class Method:
                 settled["lookahead"] = 1.0  # what lies past a doubt is drafted already
         made = replace(self, gate=chosen, rule=rule or self.rule, drafter=drafts, settled=settled)
         made = replace(made, dial=self.dial if self.dial in made.obeys() else "")
-        _require_fit(made, settled.get("scorer", scorer), exact=name if self.exact else None)
+        _require_fit(made, settled.get("scorer", scorer), (gate or self.gate, name if self.exact else None))
         return made
 
 
@@ -83,8 +83,12 @@ def gate_names() -> tuple[str, ...]:
     return (*_GATES, *names("gates"))
 
 
-def _require_fit(made: Method, scorer: str, exact: str | None) -> None:
-    """ConfigError naming the first thing that one part needs of another and does not get."""
+def _require_fit(made: Method, scorer: str, asked: tuple[str, str | None]) -> None:
+    """ConfigError naming the first thing that one part needs of another and does not get.
+
+    `asked`: the gate by the name it was asked for, and the method's name where that is exact.
+    """
+    gate, exact = asked
     drafter, scored = find("drafters", made.drafter or ""), made.gate == "scored"
     by_verifier = scored and scorer not in names("scorers")
     wrong = {
@@ -98,7 +102,7 @@ def _require_fit(made: Method, scorer: str, exact: str | None) -> None:
         "rule 'rollback' takes back what gate 'fallback' let pass: choose the two together": (
             (made.rule == "rollback") != (made.gate == "fallback")
         ),
-        f"method {exact!r} is exact, and gate {made.gate!r} lets tokens pass untested: choose parts beside method "
+        f"method {exact!r} is exact, and gate {gate!r} lets tokens pass untested: choose parts beside method "
         "'sprinter'": exact is not None and not made.exact,
     }
     for words, is_wrong in wrong.items():
