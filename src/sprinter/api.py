@@ -15,7 +15,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, overload
 from sprinter.build import Pair, build_recipe
 from sprinter.certify.choose import Choice, Wish, grant
 from sprinter.config import Config, DecodingConfig, ModelConfig, make_config
-from sprinter.core.protocols import Recipe
+from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.records import Generation, Token
 from sprinter.core.rows import ModelInfo
 from sprinter.core.settings import choice, from_mapping
@@ -229,11 +229,11 @@ class Sprinter:
         finally:
             stream.close()
 
-    def start(self, prompt: Prompt, config: Config, chat: bool = False) -> Stream:
-        """As `stream`, from a whole Config; its models are those of this Sprinter."""
+    def start(self, prompt: Prompt, config: Config, chat: bool = False, observers: Sequence[Observer] = ()) -> Stream:
+        """As `stream`, from a whole Config; its models are those of this Sprinter. `observers` look on."""
         with self._loading:  # models and recipes are made once, whichever thread asks first
             recipe = self.recipe(config.decoding)
-            return Stream(self._driver, self.pair, config, recipe, prompt, chat)
+            return Stream(self._driver, self.pair, config, recipe, prompt, chat, observers)
 
     def certified(self, config: Config, wish: Wish, given: Collection[str] = ()) -> tuple[Config, Choice]:
         """`config` with what the certificate that grants `wish` prescribes; `given`: see `certify.choose.grant`."""

@@ -10,7 +10,7 @@ from typing import Any
 from sprinter.build import Pair
 from sprinter.config import Config
 from sprinter.core.chance import Chance
-from sprinter.core.protocols import Recipe
+from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.records import Generation, Token
 from sprinter.core.text import Text
 from sprinter.detokenise import TextStream
@@ -24,7 +24,14 @@ class Stream:
     """A generation as it happens: iterate it for tokens; afterwards `generation` has the whole account."""
 
     def __init__(
-        self, driver: Driver, pair: Pair, config: Config, recipe: Recipe, prompt: str | Sequence[Any], chat: bool
+        self,
+        driver: Driver,
+        pair: Pair,
+        config: Config,
+        recipe: Recipe,
+        prompt: str | Sequence[Any],
+        chat: bool,
+        observers: Sequence[Observer] = (),
     ) -> None:
         tokenizer, settings = pair.tokenizer, config.generation
         plain = isinstance(prompt, str) and not chat
@@ -37,7 +44,7 @@ class Stream:
         self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
         limits = pair.limits(with_draft=recipe.runs_draft)
         self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
-        driver.begin(self.text, recipe, [self.audit])
+        driver.begin(self.text, recipe, [self.audit, *observers])
         self._pieces = TextStream(tokenizer.fast, ids, settings.stop)
         self._tokens: list[Token] = []
         self._handed = 0  # of `_tokens`, to the reader

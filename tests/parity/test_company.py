@@ -41,6 +41,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "llma+exact": {"references": ("abcdabceabcf", "-"), "copy_match": 1},
     "spechub": {"depth": 2},
     "rrsw": {"branches": 3, "depth": 2},
+    "gsd": {"graph_ratio": 0.0, "graph_floor": 0.0},
+    "graph": {"method": "sprinter", "drafter": "graph", "gate": "confidence", "threshold": 0.2, "graph_ratio": 0.0},
+    "hub": {"method": "sprinter", "drafter": "hub", "gate": "confidence", "threshold": 0.2, "depth": 2},
     "swift": {"skip_share": 0.5},
     "swift+sprinter": {"skip_share": 0.5, "threshold": 0.2},
     "llma+sprinter": {"references": ("-",), "copy_match": 1, "scorer": "confidence", "threshold": 0.2},
@@ -66,7 +69,7 @@ class Kit:
 
 
 def recipe_of(kit: Kit, method: str, **more: Any) -> Recipe:
-    config = DecodingConfig(method=method, **{**METHODS[method], **more})
+    config = DecodingConfig(**{"method": method, **METHODS[method], **more})
     told = config.settled()
     gate, rule, *drafters = (part.build(told.of(part.Settings), kit) for part in config.way.parts())
     return Recipe(gate, rule, drafters[0] if drafters else None, method)

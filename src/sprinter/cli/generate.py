@@ -24,6 +24,9 @@ def generate(
     prompt: str | None = typer.Argument(None, help="What to go on from; read from stdin if left out."),
     chat: bool = typer.Option(False, "--chat", help="Put the prompt into the model's chat template."),
     color: bool = typer.Option(False, "--color", help="Paint each token by where it came from, behind the prompt."),
+    explain: bool = typer.Option(
+        False, "--explain", help="Show each draft as a tree: what the target said of every token, which path stood."
+    ),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON object instead of streaming text; with --file: keep every token's origin."
     ),
@@ -75,10 +78,10 @@ def generate(
         names, settings["references"] = read_references(reference)
     made = make_config(config, settings)
     if file is None and out is None:
-        _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json, names))
+        _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json, explain, names))
         return
-    if file is None or out is None or prompt is not None or color:
-        raise ConfigError("many texts need --file and --out, and neither a prompt nor --color beside them")
+    if file is None or out is None or prompt is not None or color or explain:
+        raise ConfigError("many texts need --file and --out, and no prompt, --color or --explain beside them")
     from sprinter.cli.many import Job, write_many
 
     code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish)
@@ -93,14 +96,18 @@ class _Look:
     chat: bool
     color: bool
     as_json: bool
+    explain: bool
     references: list[str]  # names of the texts that may be copied from
 
 
 def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str], look: _Look) -> None:
+    from rich.console import Console
+
     from sprinter.api import Sprinter
     from sprinter.build import Pair
     from sprinter.certify.choose import Wish
-    from sprinter.cli import show
+    from sprinter.cli import explain, show
+    from sprinter.observers.story import Story
 
     wish = Wish(**wished)
     sprinter = Sprinter(Pair(settings.models))
@@ -110,9 +117,17 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
         certified = choice.told()
         for line in (*choice.statements, *([choice.caveat] if choice.caveat else ())):
             typer.echo(line, err=True)
-    stream = sprinter.start(text, settings, look.chat)
+    story, tokenizer = Story(), sprinter.pair.tokenizer
+
+    def spell(token: int) -> str:
+        return str(tokenizer.fast.decode([token], skip_special_tokens=False))
+
+    stream = sprinter.start(text, settings, look.chat, [story] if look.explain else ())
     if look.as_json:
-        typer.echo(show.as_json(stream.generation, certified, sprinter.running(settings), look.references))
+        made, rounds = stream.generation, None
+        if look.explain:
+            rounds = explain.as_json(story.rounds, spell)
+        typer.echo(show.as_json(made, certified, sprinter.running(settings), look.references, rounds))
         return
     if look.color:
         typer.echo(show.legend() + "\n", err=True)
@@ -121,6 +136,8 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
     for token in stream:
         writer.write(token)
     typer.echo("")
+    if look.explain:
+        explain.tell(story.rounds, spell, Console(highlight=False))
     told = [show.statistics(stream.generation), *show.copied(stream.generation, look.references)]
     typer.echo("\n" + "\n".join([*told, show.models(sprinter.running(settings))]), err=True)
 

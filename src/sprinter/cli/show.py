@@ -124,11 +124,14 @@ def as_json(
     certified: dict[str, Any] | None = None,
     infos: Sequence[ModelInfo] = (),
     references: Sequence[str] = (),
+    rounds: Sequence[dict[str, Any]] | None = None,
 ) -> str:
     """The whole account as one JSON object; `certified` says which certificate it was decoded by."""
     more: dict[str, Any] = {"certificate": certified, "models": [_model(info) for info in infos]}
     if references:
         more["references"] = list(references)
+    if rounds is not None:
+        more["rounds"] = list(rounds)
     return door.as_json(account(generation) | more)
 
 
