@@ -164,6 +164,19 @@ def test_color_paints_by_origin_and_the_words_stay_the_same(cli: Cli, pair: tupl
         assert origin in painted.err
 
 
+def test_every_draft_is_shown_as_a_tree_with_the_path_that_stood(cli: Cli, pair: tuple[str, ...]) -> None:
+    ask = (*pair, "--method", "gsd", "--graph-floor", "0", "-n", "8", "--explain", "the cat")
+    shown, told = cli("generate", *ask), json.loads(cli("generate", *ask, "--json").out)
+    assert shown.code == 0
+    rounds = told["rounds"]
+    assert shown.out.count("call ") == len(rounds) == told["target_calls"]
+    assert shown.out.count("fell:") == sum(node["fate"] is None for r in rounds for node in r["drafted"])
+    ids = [
+        n["token"] for r in rounds for n in (*(d for d in r["drafted"] if d["fate"]), *([r["own"]] if r["own"] else ()))
+    ]
+    assert ids == [token["id"] for token in told["tokens"]]
+
+
 def test_control_characters_of_a_model_never_reach_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,7 +81,7 @@ def generate(
         _write(_prompt(prompt), made, wish, named, _Look(chat, color, as_json, explain, names))
         return
     if file is None or out is None or prompt is not None or color or explain:
-        raise ConfigError("many texts need --file and --out, and no prompt, --color or --explain beside them")
+        raise ConfigError("many texts need --file and --out, and neither a prompt, --color nor --explain beside them")
     from sprinter.cli.many import Job, write_many
 
     code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish)
