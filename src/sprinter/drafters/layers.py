@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from typing import Final, Self
 
 from sprinter.cache import cache_dir
 from sprinter.core.protocols import Drafter, Kit
@@ -18,6 +19,8 @@ from sprinter.drafters.blocks import WINDOW, Blocks, Memory, Search, num_blocks,
 from sprinter.drafters.model import ModelDrafter
 from sprinter.drafters.siblings import SiblingDrafter, SiblingSettings, chain_length
 from sprinter.errors import ConfigError
+
+_MOST_VIEWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class ThinDrafter(ABC):
     def __init__(self, target: Model, start: Blocks, tries: int = 0, memory: Memory | None = None) -> None:
         """`start`: what is left out first; `tries`: sets tried on each text, once it has `WINDOW` tokens."""
         self.target, self.start, self.tries, self.memory = target, start, tries, memory
-        self._drafters: dict[Blocks, Drafter] = {}
+        # One that falls out of this is made again: its texts are then read anew, and go on the same.
+        self._by = lru_cache(maxsize=_MOST_VIEWS)(lambda blocks: self.drafter(self.target.without(blocks)))
 
     @abstractmethod
     def drafter(self, view: Model) -> Drafter:
@@ -102,12 +106,6 @@ class ThinDrafter(ABC):
 
     def _searching(self, text: Text) -> Searching:
         return text.note(self, lambda: Searching(self.start))
-
-    def _by(self, blocks: Blocks) -> Drafter:
-        found = self._drafters.get(blocks)
-        if found is None:
-            found = self._drafters[blocks] = self.drafter(self.target.without(blocks))
-        return found
 
 
 class LayerChainDrafter(ThinDrafter):
