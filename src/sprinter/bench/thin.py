@@ -15,7 +15,7 @@ from sprinter.core.protocols import Recipe
 from sprinter.core.rows import Model, Part
 from sprinter.core.sampling import Sampling
 from sprinter.core.text import Limits, Text
-from sprinter.drafters.blocks import WINDOW, Blocks, matchness, num_blocks, spread
+from sprinter.drafters.blocks import WINDOW, Blocks, Means, matchness, num_blocks, spread
 from sprinter.engine import Engine
 from sprinter.gates.fixed import FixedGate
 from sprinter.rules.exact import ExactRule
@@ -27,7 +27,7 @@ _STEPS: Final = 24  # timed, of each view in turn
 
 @dataclass(frozen=True, slots=True)
 class Thin:
-    """A draft that is the target without a share of its blocks, spread over the layers."""
+    """A draft that is the target without a share of its blocks."""
 
     share: float
     cost: float  # its step, in target forwards of one token
@@ -63,15 +63,18 @@ def time_blocks(target: Model, prompt: Sequence[int]) -> SubLayers:
 
 
 def thin_drafts(
-    target: Model, texts: Sequence[tuple[Sequence[int], int]], blocks: SubLayers, costs: Costs
+    target: Model, texts: Sequence[tuple[Sequence[int], int]], blocks: SubLayers, costs: Costs, known: Means
 ) -> list[Thin]:
-    """One for each of SHARES. `texts`: (tokens, place) with `WINDOW` greedy tokens of the target's from place on."""
+    """One for each of SHARES. `texts`: (tokens, place) with `WINDOW` greedy tokens of the target's from place on.
+
+    Left out are the blocks that are missed least as far as is `known`, else blocks spread over the layers.
+    """
     found = []
     for share in SHARES:
         count = num_blocks(target.info, share)
         if not count:
             continue
-        left_out = spread(target.info, count)
+        left_out = known.best(count) or spread(target.info, count)
         view = target.without(left_out)
         matched = float(np.mean([matchness(view, tokens, start) for tokens, start in texts]))
         thin = dataclasses.replace(costs, draft_s=_cost(left_out, blocks) * costs.target_s(1))

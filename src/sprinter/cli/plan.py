@@ -223,10 +223,15 @@ def _thin(parts: Parts, ids: list[list[int]], cost: Costs) -> list[Thin]:
     if not parts.target.gives.blocks:
         return []
     from sprinter.bench.thin import greedy_texts, thin_drafts, time_blocks
+    from sprinter.cache import cache_dir
+    from sprinter.drafters.blocks import Memory
 
     typer.echo("timing the target less some of its blocks ...", err=True)
     texts = greedy_texts(parts.target, ids[:_NUM_THIN], parts.limits)
-    return thin_drafts(parts.target, texts, time_blocks(parts.target, ids[0]), cost) if texts else []
+    if not texts:
+        return []
+    known = Memory(cache_dir(), parts.target.info).recall()
+    return thin_drafts(parts.target, texts, time_blocks(parts.target, ids[0]), cost, known)
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:
