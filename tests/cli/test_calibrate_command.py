@@ -253,6 +253,30 @@ def test_a_lookahead_certificate_binds_the_bound_and_cap_of_the_cost_model(place
     assert (code, "lookahead is 0.05, certified" in err) == (2, True), err
 
 
+@pytest.mark.parametrize(
+    ("way", "other", "says"),
+    [
+        (["--drafter", "graph", "--graph-width", 2], ["--drafter", "hub"], "drafted is"),
+        (["--method", "llma+sprinter"], [], "method is sprinter, certified llma+sprinter"),
+    ],
+)
+def test_whoever_drafts_is_certified_with_the_settings_it_drafts_by(  # type: ignore[no-untyped-def]
+    place: Path, run, way: list[object], other: list[object], says: str
+) -> None:
+    copies = "llma+sprinter" in way
+    more = ["--copy-from", "-"] if copies else []
+    code, _, err = run(*calibrate(place, f"{way[1]}.json", "--max-tv", 0.4, *way, *more))
+    assert code == 0, err
+    certificate = Certificate.load(place / f"{way[1]}.json")
+    assert certificate.claims[0].threshold is not None
+    assert certificate.setting.drafted.startswith("either by exact: " if copies else "graph by exact: ")
+    by = ["generate", "w1 w2 w3 w1 w2", "--json", "-n", 8, "--certificate", place / f"{way[1]}.json", "--max-tv", 0.4]
+    code, out, err = run(*by, *way, *(["--reference", "-"] if copies else []))
+    assert (code, json.loads(out)["threshold"]) == (0, certificate.claims[0].threshold), err
+    code, out, err = run(*by, *other)
+    assert (code, out, says in err) == (2, "", True), err
+
+
 def test_a_journal_in_use_is_one_line(place: Path, run) -> None:  # type: ignore[no-untyped-def]
     assert run(*calibrate(place, "busy.json", *LEVELS))[0] == 0
     (place / "busy.json").unlink()

@@ -42,6 +42,8 @@ class Setting:
     sampling: dict[str, float | int | list[int]]
     # Whose word a lookahead takes on survival where it is not the scorer's. Files older than this field lack it.
     survival: str = ""
+    # Who drafts, where it is not the draft model alone, and the rule where it is not rejection.
+    drafted: str = ""
 
     def mismatches(self, other: Setting) -> list[str]:
         """One phrase per field in which `other` differs."""

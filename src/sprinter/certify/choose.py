@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from sprinter.certify.certificate import Certificate, Setting
 from sprinter.certify.guard import Action, Watch
 from sprinter.config import Config, DecodingConfig, survival_by
 from sprinter.core.sampling import Sampling
+from sprinter.drafters.copies import PROMPT
 from sprinter.errors import CertificateError, ConfigError
+from sprinter.registry import find, names
 
-CERTIFIED_METHODS = ("sprinter", "lookahead")
 # Settings a certificate may choose where the user has not.
 OPEN_SETTINGS = ("scorer", "lookahead", "max_draft")
 SHIPPED = Path(__file__).parents[1] / "zoo" / "default" / "certificates"
@@ -117,30 +119,48 @@ def grant(
 
 def setting_of(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Setting:
     """What a certificate made or used with these settings depends on. Loads the pair."""
-    if config.method not in CERTIFIED_METHODS:
+    way, told = config.way, config.settled()
+    if "threshold" not in way.obeys() or not find("rules", way.rule).exact:
+        certified = [name for name in names("methods") if "threshold" in find("methods", name).obeys()]
         raise ConfigError(
-            f"method {config.method!r} has nothing to certify: certificates are for {' and '.join(CERTIFIED_METHODS)}"
+            f"method {config.method!r} has nothing to certify: certificates are of thresholds, as in "
+            f"{', '.join(certified)}"
         )
     if config.budget is not None:
         raise ConfigError("a budget moves the threshold from token to token, so there is none to certify: leave it out")
-    target, draft = pair.target.info, pair.draft.info
-    config = settle(pair, config)
+    target, draft = pair.target.info, pair.draft.info if way.runs_draft else None
+    config = settle(pair, config) if way.runs_draft else config
     return Setting(
         target=target.fingerprint,
         target_backend=target.backend,
         target_weights=target.weights,
-        draft=draft.fingerprint,
-        draft_backend=draft.backend,
-        draft_weights=draft.weights,
-        verifier=pair.verifier(config.scorer).fingerprint if config.uses_verifier else "none",
-        scorer=config.scorer,
+        draft="none" if draft is None else draft.fingerprint,
+        draft_backend="none" if draft is None else draft.backend,
+        draft_weights="none" if draft is None else draft.weights,
+        verifier=pair.verifier(told.scorer).fingerprint if told.reads_verifier else "none",
+        scorer=told.scorer,
         method=config.method,
         preset=config.preset,
         max_draft=config.draft_cap or 0,
         lookahead=1.0 if config.lookahead is None else config.lookahead,
         sampling=_plain(sampling),
         survival=config.survival,
+        drafted=_drafted(config),
     )
+
+
+def _drafted(config: DecodingConfig) -> str:
+    """Who drafts by which settings, and what tests the rest; "" for the draft model tested by rejection."""
+    way, words = config.way, list[str]()
+    if (way.drafter, way.rule) == ("model", "exact"):
+        return ""
+    told = config.of(find("drafters", str(way.drafter)).Settings)
+    for name in sorted(find("drafters", str(way.drafter)).Settings.__dataclass_fields__):
+        value = getattr(told, name)
+        if name == "references":
+            value = [word if word == PROMPT else sha256(word.encode()).hexdigest()[:12] for word in value]
+        words.append(f"{name} {value}")
+    return f"{way.drafter} by {way.rule}: {', '.join(words)}"
 
 
 def _plain(sampling: Sampling) -> dict[str, float | int | list[int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sprinter.cli.options import PAIR, SAMPLING, Given, with_settings
+from sprinter.cli.options import DECODING, PAIR, SAMPLING, Given, with_settings
 from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
@@ -21,7 +21,9 @@ DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
 DEFAULT_TOKENS = 64
 
 
-@with_settings(*PAIR, "method", "preset", "scorer", "lookahead", "max_draft", "max_new_tokens", *SAMPLING, "seed")
+@with_settings(
+    *PAIR, *(name for name in DECODING if name not in ("threshold", "budget")), "max_new_tokens", *SAMPLING, "seed"
+)
 def calibrate(
     settings: Given,
     data: Path = typer.Option(..., "--data", help="JSON lines with a 'text' each: its first 30% are the prompt."),
@@ -29,6 +31,9 @@ def calibrate(
     max_tv: list[float] | None = typer.Option(None, "--max-tv", help="Level of mean total variation; repeatable."),
     max_atypical: list[float] | None = typer.Option(None, "--max-atypical", help="Level of the atypical rate."),
     max_other: list[str] | None = typer.Option(None, "--max", help="Other levels: excess=LEVEL or rouge=LEVEL."),
+    copy_from: list[str] | None = typer.Option(
+        None, "--copy-from", help="With a drafter that copies: a text or JSONL file, or - for each prompt itself."
+    ),
     reference: str = typer.Option("text", help="ROUGE-L against the rest of the 'text', or the 'target' alone."),
     confidence: float = typer.Option(0.95, help="Probability with which each claim must hold."),
     bound: str = typer.Option("betting", help="p-value: betting or hoeffding-bentkus."),
@@ -53,6 +58,11 @@ def calibrate(
 
       sprinter calibrate --max-atypical 0.02 --scorer typical --method lookahead --data prompts.jsonl --out ahead.json
     """
+    if copy_from:
+        from sprinter.cli.references import read_references
+
+        settings["references"] = read_references(copy_from)[1]
+    settings["options"] = tuple(settings["options"] or ()) or None
     if settings["max_new_tokens"] is None:
         settings["max_new_tokens"] = DEFAULT_TOKENS
     wanted = [("tv", level) for level in max_tv or ()] + [("atypical", level) for level in max_atypical or ()]
