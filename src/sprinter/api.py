@@ -76,6 +76,8 @@ class Settings(TypedDict, total=False):
     repetition_penalty: float
     stop: Sequence[str]
     seed: int | None
+    max_total_tv: float | None
+    max_atypical_tokens: int | None
     audit: str
     max_tv: float | None
     max_atypical: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 
+from sprinter.core.records import Budget
 from sprinter.core.sampling import Sampling
 from sprinter.core.settings import PartSettings, choice, from_mapping, from_words, setting
 from sprinter.drafters.copies import CopySettings
@@ -174,6 +176,12 @@ class GenerationConfig:
     repetition_penalty: float = setting(1.0, "Above 1 makes tokens already seen less likely.")
     stop: tuple[str, ...] = setting((), "End the text before this string; may be given several times.")
     seed: int | None = setting(None, "Seed of all chance in a text; default: another for each, told in the result.")
+    max_total_tv: float | None = setting(
+        None, "Most total variation to the target that one whole text may have: a limit, not an estimate."
+    )
+    max_atypical_tokens: int | None = setting(
+        None, "Most tokens of one text that stay on the verifier's word though the target finds them atypical."
+    )
     audit: AuditMode = setting("free", "'close' adds a final target call so that no token stays unaudited.")
 
     def __post_init__(self) -> None:
@@ -183,8 +191,18 @@ class GenerationConfig:
             raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
         if any(not s for s in self.stop):
             raise ConfigError("a stop string is empty: it would end every text before it begins")
+        for name in ("max_total_tv", "max_atypical_tokens"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is {value}, but must be 0 (test every token) or more")
         choice("audit", self.audit, get_args(AuditMode))
         _ = self.sampling  # raises for values out of range
+
+    @property
+    def budget(self) -> Budget:
+        """The most that one text may lose."""
+        limits = (self.max_total_tv, self.max_atypical_tokens)
+        return Budget(*(math.inf if limit is None else float(limit) for limit in limits))
 
     @property
     def sampling(self) -> Sampling:

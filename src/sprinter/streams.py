@@ -11,7 +11,7 @@ from sprinter.build import Pair
 from sprinter.config import Config
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Observer, Recipe
-from sprinter.core.records import Generation, Token
+from sprinter.core.records import NO_BUDGET, Generation, Token
 from sprinter.core.text import Text
 from sprinter.detokenise import TextStream
 from sprinter.driver import Driver
@@ -39,11 +39,13 @@ class Stream:
             raise ConfigError("the prompt is empty: write at least a word to go on from")
         ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
-        self.audit = Audit.of(recipe)
+        self.audit = Audit.of(recipe, settings.budget)
         self._driver, self._config, self._recipe = driver, config, recipe
         self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
         limits = pair.limits(with_draft=recipe.runs_draft)
         self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
+        if settings.budget != NO_BUDGET:
+            self.text.hold_to(self.audit.may_vouch)
         driver.begin(self.text, recipe, [self.audit, *observers])
         self._pieces = TextStream(tokenizer.fast, ids, settings.stop)
         self._tokens: list[Token] = []

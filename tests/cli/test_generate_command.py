@@ -506,3 +506,19 @@ def test_references_need_a_method_that_copies_and_such_a_method_references(cli: 
     refused(cli("generate", "the", "-m", "llma", *pair), "nothing to copy from")
     refused(cli("generate", "the", "-m", "exact", "--reference", "-", *pair), "references does nothing")
     assert cli("generate", "the the the", "-m", "llma", "--reference", "-", "-n", "5", *pair).code == 0
+
+
+def test_a_budget_is_kept_and_shown(cli: Cli, pair: tuple[str, ...]) -> None:
+    vouching = ("--method", "draft", "-n", "40", *pair, "--max-total-tv", "3", "--max-atypical-tokens", "2")
+    shown = cli("generate", "a b c", *vouching)
+    assert shown.code == 0
+    assert "budget of this text: total variation to the target at most 3; used" in shown.err
+    assert "atypical tokens on the verifier's word at most 2; used" in shown.err
+    audit = json.loads(cli("generate", "a b c", *vouching, "--audit", "close", "--json").out)["audit"]
+    assert audit["budget"] == {"max_total_tv": 3.0, "max_atypical_tokens": 2.0}
+    assert audit["total_tv"] <= 3
+    assert audit["vouched_atypical"] <= 2
+    free = json.loads(cli("generate", "a b c", *vouching[:-4], "--audit", "close", "--json").out)["audit"]
+    assert free["budget"] == {"max_total_tv": None, "max_atypical_tokens": None}
+    assert free["total_tv"] > 3
+    refused(cli("generate", "a b c", "--method", "bild", *pair, "--max-total-tv", "3"), "every loss to be known")

@@ -8,6 +8,7 @@ import pytest
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
+from sprinter.core.records import Budget
 from sprinter.core.rows import Needs
 from sprinter.core.sampling import Sampling
 from sprinter.core.text import Limits, Text
@@ -21,7 +22,8 @@ from sprinter.observers.audit import Audit
 from sprinter.rules.exact import ExactRule
 from sprinter.theory.closed_forms import exact_round, lookahead_round, lossless_round, sprinter_round
 from sprinter.theory.one_step import acceptance_probs
-from sprinter.theory.simulator import summarise
+from sprinter.theory.setting import Setting
+from sprinter.theory.simulator import Rows, Texts, simulate, summarise
 from sprinter.theory.token_law import TokenLaw
 
 VOCAB = 6
@@ -117,3 +119,42 @@ def test_engine_agrees_with_the_closed_forms_where_tokens_are_independent(case):
     # The audit saw every token of these rounds, one loss each.
     assert len(losses) == rounds[:, 1].sum()
     assert sum(losses) == pytest.approx(rounds[:, 3].sum())
+
+
+@pytest.mark.parametrize("lookahead", [1.0, 0.25])
+def test_engine_agrees_with_the_simulation_where_texts_have_a_budget(lookahead):
+    """Greedy, so that a vouched token costs 0 or 1 and both see the same losses: both agree at 7 places of 10."""
+    rng = np.random.default_rng(3)
+    places = 4_000
+    best = rng.integers(VOCAB, size=places + 1)
+    drafted = np.where(rng.random(places + 1) < 0.7, best, (best + 1) % VOCAB)
+    sure = rng.random(places + 1)
+    at = [0]  # where the present text begins
+
+    class ByPlace:
+        needs = Needs()
+
+        def score(self, text: Text, proposal: Proposal) -> float:
+            return float(sure[text.settled + len(text.tree.scores) + at[0]])
+
+    def one_hot(ids):
+        return lambda context: np.eye(VOCAB)[ids[len(context) + at[0]]] * 50.0
+
+    target, draft = ToyModel(one_hot(best), VOCAB, "target"), ToyModel(one_hot(drafted), VOCAB, "draft")
+    engine, gate = Engine(target), ThresholdGate(ByPlace(), 0.4, lookahead, 8)
+    recipe, budget = Recipe(gate, ExactRule(), ModelDrafter(draft)), Budget(5.0)
+    calls = tokens = 0
+    for at[0] in range(0, places - 40, 40):
+        audit = Audit.of(recipe, budget)
+        text = Text([0], 40, Sampling(0.0), Chance(0), Limits(VOCAB, 4096))
+        text.hold_to(audit.may_vouch)
+        engine.run([engine.begin(text, recipe, [audit])])
+        engine.close_audit([text])
+        calls, tokens = calls + text.counters.target_calls, tokens + text.num_tokens
+        assert sum(audit.tv_losses) <= 5.0
+    rows = Rows((best == drafted)[1:].astype(float), sure[1:])
+    found = summarise(simulate(rows, Setting(0.4, lookahead, 8), rng, Texts(40, 5.0)))
+    free = summarise(simulate(rows, Setting(0.4, lookahead, 8), rng))
+    assert calls / tokens == pytest.approx(found.calls_per_token.value, rel=0.06)  # texts end inside a round
+    assert found.calls_per_token.value > 1.1 * free.calls_per_token.value
+    assert found.loss_per_token.value <= 5.0 / 40 * 1.02 < free.loss_per_token.value

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from sprinter.cli.options import DECODING, PAIR, SAMPLING, Given, with_settings
+from sprinter.cli.options import BUDGET, DECODING, PAIR, SAMPLING, Given, with_settings
 from sprinter.config import Config, make_config
 from sprinter.errors import ConfigError
 
@@ -17,7 +17,7 @@ from sprinter.errors import ConfigError
 @with_settings(
     *PAIR,
     *DECODING,
-    *("max_new_tokens", *SAMPLING, "stop", "seed", "audit"),
+    *("max_new_tokens", *SAMPLING, "stop", "seed", *BUDGET, "audit"),
 )
 def generate(
     settings: Given,

@@ -14,6 +14,7 @@ from sprinter.config import PARTS, DecodingConfig
 PAIR = ("target", "draft", "verifier", "backend", "weights", "device")
 DECODING = ("method", *(field.name for field in fields(DecodingConfig) if field.name not in ("method", "references")))
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+BUDGET = ("max_total_tv", "max_atypical_tokens")
 
 Given = dict[str, Any]  # settings by name; None where an option was not given, so that a settings file can speak
 Command = Callable[..., None]

@@ -74,6 +74,8 @@ def statistics(generation: Generation) -> str:
         lines.append(f"drafted past doubts while the chance that all survive exceeds {generation.lookahead:g}, {cap}")
     if generation.audit is not None and generation.audit.tokens_audited:
         lines.append(_audit_line(generation.audit))
+    if generation.audit is not None:
+        lines += _budget_lines(generation.audit)
     return "\n".join(lines)
 
 
@@ -119,6 +121,21 @@ def _audit_line(audit: AuditReport) -> str:
     )
 
 
+def _budget_lines(audit: AuditReport) -> list[str]:
+    """What the text was held to, and what it has used of it."""
+    budget, open_ = audit.budget, audit.tokens_unaudited
+    unseen = f", and at most {open_} more by {open_} unseen tokens" if open_ else ""
+    told = (
+        ("total variation to the target", budget.total_tv, audit.total_tv or 0.0),
+        ("atypical tokens on the verifier's word", budget.atypical, float(audit.vouched_atypical)),
+    )
+    return [
+        f"budget of this text: {what} at most {limit:g}; used {spent:.3g}{unseen}"
+        for what, limit, spent in told
+        if not math.isinf(limit)
+    ]
+
+
 def as_json(
     generation: Generation,
     certified: dict[str, Any] | None = None,
@@ -137,6 +154,11 @@ def as_json(
 
 def _model(info: ModelInfo) -> dict[str, str]:
     return {name: getattr(info, name) for name in ("name", "fingerprint", "backend", "weights", "device")}
+
+
+def _audit(audit: AuditReport) -> dict[str, Any]:
+    limits = {name: None if math.isinf(value) else value for name, value in asdict(audit.budget).items()}
+    return {**asdict(audit), "budget": {"max_total_tv": limits["total_tv"], "max_atypical_tokens": limits["atypical"]}}
 
 
 def account(generation: Generation) -> dict[str, Any]:
@@ -160,6 +182,6 @@ def account(generation: Generation) -> dict[str, Any]:
         "draft_steps": generation.counters.draft_steps,
         "counters": asdict(generation.counters),
         "seed": generation.seed,
-        "audit": None if generation.audit is None else asdict(generation.audit),
+        "audit": None if generation.audit is None else _audit(generation.audit),
         "tokens": [asdict(token) for token in generation.tokens],
     }

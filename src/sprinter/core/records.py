@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -61,6 +62,26 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that one text may lose, whatever its verifier says; infinite where nothing was asked.
+
+    A token a gate vouches for costs at most 1 of each. So a text that never has more vouched tokens pending than are
+    left of its budget cannot exceed it: docs/theory.md, section 10.
+    """
+
+    total_tv: float = math.inf  # sum of d over the text
+    atypical: float = math.inf  # vouched tokens the target finds atypical
+
+    def left(self, total_tv: float, atypical: float) -> float:
+        """How many tokens may be vouched for before the target is asked, with this much spent already."""
+        rest = min(self.total_tv - total_tv, self.atypical - atypical)
+        return rest if math.isinf(rest) else float(max(0, math.floor(rest)))
+
+
+NO_BUDGET: Final = Budget()
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """What the approximation cost, from the target's own later passes (no extra calls unless closed).
 
@@ -78,6 +99,9 @@ class AuditReport:
     tv_upper: float | None
     atypical_upper: float | None
     confidence: float
+    total_tv: float | None = None  # of the whole text: the sum of d over its audited tokens
+    vouched_atypical: int = 0  # audited tokens that stood on a gate's word and that the target finds atypical
+    budget: Budget = NO_BUDGET  # what the text was held to
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -60,9 +61,9 @@ class Text:
     """
 
     __slots__ = (
-        "cache", "chance", "counters", "drafts", "error", "finish_reason", "limit", "limits", "notes", "num_prompt",
-        "observers", "out", "plain_rounds", "reach", "recipe", "round", "sampling", "settled", "shown", "tokens",
-        "tree",
+        "cache", "chance", "counters", "drafts", "error", "finish_reason", "limit", "limits", "may_vouch", "notes",
+        "num_prompt", "observers", "out", "plain_rounds", "reach", "recipe", "round", "sampling", "settled", "shown",
+        "tokens", "tree",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Text:
         self.reach = self.limit if limits.draft_window is None else min(self.limit, limits.draft_window)
         self.sampling = sampling
         self.chance = chance
+        self.may_vouch: Callable[[], float] | None = None  # see `hold_to`
         self.round = 0  # target calls settled
         self.plain_rounds = 0  # of them, those with nothing drafted
         self.tree = Tree()
@@ -89,6 +91,14 @@ class Text:
         self.finish_reason: FinishReason | None = None
         self.drafts = False  # whether the gate wants more and there is room
         self.error: SprinterError | None = None  # why nothing more can be written
+
+    def hold_to(self, may_vouch: Callable[[], float]) -> None:
+        """Let `may_vouch()` say, at the beginning and after each target call, how many pending tokens may be vouched.
+
+        What gates vouch for beyond that is tested. To be called before the text is begun.
+        """
+        self.may_vouch = may_vouch
+        self.tree.clear(may_vouch())
 
     @property
     def num_tokens(self) -> int:
@@ -176,7 +186,7 @@ class Text:
             self.tokens.append(verdict.token)
             self.settled += 1
             self._emit(verdict.token, verdict.origin if drafted else "target", None)
-        tree.clear()
+        tree.clear(math.inf if self.may_vouch is None else self.may_vouch())
         self.end_if_full()
 
     def end_if_full(self) -> None:

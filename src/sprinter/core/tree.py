@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sprinter.core.law import Law
 from sprinter.core.records import Origin
 from sprinter.core.rows import FloatArray, IntArray
+
+# Tokens drafted on for a test after a text's allowance is used up: they are those a gate is sure of.
+MOST_HELD: Final = 8
 
 Path = Sequence[int]  # nodes from a child of the root downwards
 
@@ -46,9 +51,11 @@ class Tree:
     """
 
     __slots__ = (
+        "allowance",
         "doubted",
         "drafted",
         "fresh",
+        "held",
         "laws",
         "parents",
         "probs",
@@ -64,8 +71,9 @@ class Tree:
         self.proposals: list[Proposal] | None = None  # of all nodes, where an observer wants to see them
         self.clear()
 
-    def clear(self) -> None:
-        """Begin anew with an empty chain."""
+    def clear(self, allowance: float = math.inf) -> None:
+        """Begin anew with an empty chain, in which at most `allowance` nodes may be vouched for."""
+        self.allowance = allowance
         self.tokens = array("q")
         self.probs = array("d")  # q(x), under the sampling transform
         self.scores: list[float | None] = []
@@ -76,6 +84,7 @@ class Tree:
         self.fresh: list[Proposal] = []  # of the nodes the gate has not judged yet, the last ones
         self.drafted = 0  # additions since; none is taken back, so that no chance is used twice
         self.doubted = 0  # judged nodes nobody vouched for
+        self.held: list[int] = []  # nodes a gate vouched for that are tested because nothing is left of the allowance
         self.survival = 1.0  # the gate's estimate that every one of those passes
         if self.proposals is not None:
             self.proposals = []
@@ -86,7 +95,7 @@ class Tree:
     @property
     def all_vouched(self) -> bool:
         """Whether every judged node is vouched for."""
-        return not self.doubted
+        return not self.doubted and not self.held
 
     def add(self, proposal: Proposal, parent: int | None = None) -> None:
         """A node that the gate has not judged yet, behind `parent` (-1: the root); None lengthens a chain."""
@@ -106,12 +115,15 @@ class Tree:
             self.sources[node] = proposal.source
 
     def settle(self, score: float | None, vouched: bool) -> None:
-        """The gate's word on the first node it has not judged yet."""
+        """The gate's word on the first node it has not judged yet; beyond the allowance a vouched node is tested."""
         node = len(self.scores)
+        stands = vouched and (self.allowance == math.inf or self.vouched.count(1) + 1 <= self.allowance)
         self.scores.append(score)
-        self.vouched.append(vouched)
-        if vouched:
+        self.vouched.append(stands)
+        if stands:
             del self.laws[node]
+        elif vouched:
+            self.held.append(node)
         else:
             self.doubted += 1
         del self.fresh[0]
@@ -123,7 +135,9 @@ class Tree:
         for node in range(count, len(self.tokens)):
             self.laws.pop(node, None)
             self.sources.pop(node, None)
-        self.doubted -= self.vouched[count:].count(0)
+        kept = [node for node in self.held if node < count]
+        self.doubted -= self.vouched[count:].count(0) - (len(self.held) - len(kept))
+        self.held = kept
         for column in (self.tokens, self.probs, self.scores, self.vouched):
             del column[count:]
         for own in (self.parents, self.proposals):

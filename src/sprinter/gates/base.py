@@ -10,7 +10,7 @@ from typing import ClassVar
 from sprinter.core.rows import Needs
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
-from sprinter.core.tree import Proposal, Tree
+from sprinter.core.tree import MOST_HELD, Proposal, Tree
 from sprinter.errors import ConfigError
 
 DEFAULT_CAP = 20  # tokens; as the paper's code has it
@@ -60,10 +60,13 @@ class ChainGate(ABC):
         while tree.fresh:
             newest = tree.fresh[0]
             tree.settle(*self.vouch(text, newest))
-            if tree.fresh and (newest.token in ends or not self.wants_more(tree)):
+            if tree.fresh and (newest.token in ends or not self._goes_on(tree)):
                 text.cut(len(tree.scores))
                 return False
-        return self.wants_more(tree)
+        return self._goes_on(tree)
+
+    def _goes_on(self, tree: Tree) -> bool:
+        return len(tree.held) < MOST_HELD and self.wants_more(tree)
 
     def _judge_branches(self, text: Text) -> bool:
         """Vouch down the line of first children, as far as it goes; below the first doubt all branches are tested.
@@ -81,10 +84,10 @@ class ChainGate(ABC):
             if not tree.vouched[-1]:
                 _regrow(tree, taken, first, node)
                 return False
-            if newest.token in text.limits.eos_ids or not self.wants_more(tree):
+            if newest.token in text.limits.eos_ids or not self._goes_on(tree):
                 return False
             node = _first_child(taken, node, first)
-        return self.wants_more(tree)
+        return self._goes_on(tree)
 
 
 def _settle_all(tree: Tree) -> bool:

@@ -119,7 +119,8 @@ class SprinterGenerate:
         limits = replace(self._pair.limits(recipe.runs_draft), eos_ids=_eos_ids(asked))
         chance = Chance(int(torch.randint(2**62, ()).item()))
         text = Text(prompt, room, config.generation.sampling, chance, limits)
-        audit = Audit.of(recipe)
+        audit = Audit.of(recipe, config.generation.budget)
+        text.hold_to(audit.may_vouch)
         Engine(self._pair.target).begin(text, recipe, [audit])
         return text, audit
 

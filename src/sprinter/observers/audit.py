@@ -10,10 +10,11 @@ from sprinter.bounds import RunningBound
 from sprinter.core.law import Law
 from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
-from sprinter.core.records import AuditReport
+from sprinter.core.records import NO_BUDGET, AuditReport, Budget
 from sprinter.core.rows import FloatArray
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
+from sprinter.errors import ConfigError
 from sprinter.native import rows
 
 TYPICAL_EPSILON = 0.09
@@ -31,14 +32,22 @@ class Audit:
 
     keeps_drafts = False
 
-    def __init__(self, confidence: float = 0.95, exact: bool = False, lossy_tests: bool = False) -> None:
-        """`exact`: the output law is the target's own and needs no estimate; `lossy_tests`: see `Rule`."""
+    def __init__(
+        self, confidence: float = 0.95, exact: bool = False, lossy_tests: bool = False, budget: Budget = NO_BUDGET
+    ) -> None:
+        """`exact`: the output law is the target's own and needs no estimate; `lossy_tests`: see `Rule`.
+
+        `budget`: what the text is held to, by `text.hold_to(audit.may_vouch)`.
+        """
         self.exact = exact
         self.lossy_tests = lossy_tests
         self.confidence = confidence
+        self.budget = budget
         self.tv_losses: list[float] = []
         self.atypical: list[bool] = []
         self.own_atypical: list[float] = []  # the target's own chance of an atypical token at each position
+        self.vouched: list[bool] = []
+        self._spent = [0.0, 0.0]  # total variation, vouched atypical tokens
 
     def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """Account for one target call. See `Observer.saw`."""
@@ -48,20 +57,33 @@ class Audit:
             kept_blindly, drafted = tree.vouched[node], tree.probs[node]
             loss = 1 - min(1.0, law.prob(token) / drafted) if kept_blindly and drafted > 0 else 0.0
             self._note(token, loss, law, reading, tree.parent(node) + 1)
+            self.vouched[-1] = bool(kept_blindly)
+            self._spent[0] += loss
+            self._spent[1] += kept_blindly and self.atypical[-1]
         if verdict.token is not None:
             row = verdict.path[-1] + 1 if len(verdict.path) else 0
             self._note(verdict.token, 0.0, reading.law(row), reading, row)
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Audit:
-        """The audit of texts written by `recipe`."""
-        return cls(exact=recipe.exact, lossy_tests=recipe.rule.lossy_tests)
+    def of(cls, recipe: Recipe, budget: Budget = NO_BUDGET) -> Audit:
+        """The audit of a text written by `recipe` within `budget`; ConfigError where nobody could know it was kept."""
+        if budget != NO_BUDGET and recipe.rule.lossy_tests:
+            raise ConfigError(
+                "a budget for the whole text needs every loss to be known, and this method's tests let tokens pass "
+                "more easily than exact ones: choose another method, or leave the budget out"
+            )
+        return cls(exact=recipe.exact, lossy_tests=recipe.rule.lossy_tests, budget=budget)
+
+    def may_vouch(self) -> float:
+        """How many tokens may be vouched for before the next target call."""
+        return self.budget.left(*self._spent)
 
     def _note(self, token: int, tv_loss: float, law: Law, reading: Reading, row: int) -> None:
         """One emitted token, the next of the text, by the target's `row`."""
         logits, facts = reading.logits(row), reading.facts(row)
         floor = typical_floor(logits) if facts is None else _floor(float(facts[1]), float(facts[2]))
         place = token if reading.ids is None else int(reading.ids.searchsorted(token))
+        self.vouched.append(False)
         self.tv_losses.append(tv_loss)
         self.atypical.append(bool(logits[place] <= floor))
         self.own_atypical.append(mass_below(law, logits, floor))
@@ -79,6 +101,9 @@ class Audit:
             tv_upper=0.0 if self.exact and audited else None if self.lossy_tests else self._upper(tv_losses),
             atypical_upper=self._upper(atypical),
             confidence=self.confidence,
+            total_tv=None if self.lossy_tests else float(sum(tv_losses)),
+            vouched_atypical=sum(a and v for a, v in zip(atypical, self.vouched[:num_tokens], strict=True)),
+            budget=self.budget,
         )
 
     def _upper(self, losses: Sequence[float]) -> float | None:

@@ -7,12 +7,14 @@ difficulty of a place belongs to the place and not to the words chosen before it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sprinter.core.tree import MOST_HELD
 from sprinter.errors import ConfigError, DataError
 from sprinter.theory.setting import Setting
 from sprinter.theory.token_law import TokenLaw
@@ -83,20 +85,35 @@ def recorded_rows(traces: Sequence[Rows], count: int, rng: np.random.Generator) 
     return Rows(*(np.concatenate(column)[:count] for column in columns))
 
 
-def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
-    """[num_rounds, 4] of drafted, tokens, tested, loss: rounds one after the other until the rows run out."""
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts of `length` tokens, each held to a total loss of `budget`: docs/theory.md, section 10."""
+
+    length: int
+    budget: float
+
+
+def simulate(rows: Rows, setting: Setting, rng: np.random.Generator, texts: Texts | None = None) -> Array:
+    """[num_rounds, 4] of drafted, tokens, tested, loss: rounds one after the other until the rows run out.
+
+    With `texts` they belong to texts laid end to end, each with its budget.
+    """
     # Plain floats: the loop below is per token.
     accept, score, cost, survival = (column.tolist() for column in (rows.accept, rows.score, rows.loss, rows.survival))
     passes = (rng.random(len(accept)) < rows.accept).tolist()  # one coin per position; only a tested token looks at it
     rounds: list[tuple[int, int, int, float]] = []
-    start = 0
+    start, begun, spent = 0, 0, 0.0
     while start + setting.cap < len(accept):
-        length, doubtful = draft_run(score, survival, start, setting)
+        if texts is not None and start - begun >= texts.length:
+            begun, spent = start, 0.0
+        left = math.inf if texts is None else math.floor(texts.budget - spent)
+        length, doubtful = draft_run(score, survival, start, setting, left)
         failed = next((place for place in doubtful if not passes[place]), None)
         end = start + length if failed is None else failed  # first position that no kept drafted token fills
         unseen = set(doubtful)
         loss = sum(cost[place] for place in range(start, end) if place not in unseen)
         has_own = bool(doubtful)  # a draft with nothing to test ends without a token of the target's
+        spent += loss
         rounds.append((length, end - start + has_own, len(doubtful), loss))
         start = end + has_own
     if not rounds:
@@ -104,18 +121,26 @@ def simulate(rows: Rows, setting: Setting, rng: np.random.Generator) -> Array:
     return np.array(rounds, np.float64)  # [num_rounds, 4]
 
 
-def draft_run(score: Sequence[float], survival: Sequence[float], start: int, setting: Setting) -> tuple[int, list[int]]:
-    """(n, positions left unvouched) of the run that starts at row `start`: the gate's whole behaviour."""
-    alive = 1.0
-    doubtful: list[int] = []
+def draft_run(
+    score: Sequence[float], survival: Sequence[float], start: int, setting: Setting, left: float = math.inf
+) -> tuple[int, list[int]]:
+    """(n, positions left unvouched) of the run that starts at row `start`: the gate's whole behaviour.
+
+    `left`: how many may be vouched for; those beyond are held for a test and raise no doubt.
+    """
+    alive, held = 1.0, 0
+    tested: list[int] = []
     for drafted in range(1, setting.cap + 1):
         place = start + drafted - 1
         if score[place] < setting.threshold or (setting.test_last and drafted == setting.cap):
-            doubtful.append(place)
+            tested.append(place)
             alive *= survival[place]
-        if doubtful and alive <= setting.lookahead:
-            return drafted, doubtful
-    return setting.cap, doubtful
+        elif drafted - len(tested) > left:
+            tested.append(place)
+            held += 1
+        if held == MOST_HELD or (len(tested) > held and alive <= setting.lookahead):
+            return drafted, tested
+    return setting.cap, tested
 
 
 @dataclass(frozen=True, slots=True)
