@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,7 +28,7 @@ from sprinter.bench.probe_prompts import PROBE_PROMPTS
 from sprinter.core.chance import OWN, Chance
 from sprinter.core.rows import FloatArray, Part
 from sprinter.core.sampling import Sampling
-from sprinter.drafters.blocks import WINDOW, Blocks, Search, matchness, num_blocks, spread
+from sprinter.drafters.blocks import WINDOW, Blocks, Memory, Search, matchness, num_blocks, spread
 from sprinter.learn.prompts import read_prompts
 from sprinter.provenance import stamp
 from sprinter.theory.hub import hub_acceptance, rrs_acceptance, rrsw_acceptance
@@ -166,15 +167,20 @@ def layers(writer: Sprinter, given: argparse.Namespace) -> dict[str, Any]:
         places = [(tokens, at) for start, tokens in held_out for at in (start, start + WINDOW)]
         return float(np.mean([matchness(view, tokens, at) for tokens, at in places]))
 
+    # What searches find out adds up, whatever the share; each begins with what those before it found.
+    folder = Path(tempfile.mkdtemp())
+    for start, tokens in seen * given.rounds:
+        memory = Memory(folder, target.info)
+        search = Search(spread(target.info, 1), memory.recall(), memory)
+        for _ in range(17):
+            search.step(target, tokens, start)
+    known = Memory(folder, target.info).recall()
     results: dict[str, Any] = {"texts": len(texts)}
     for share in (0.1, 0.2):
         count = num_blocks(target.info, share)
-        best = first = spread(target.info, count)
-        for start, tokens in seen:
-            search = Search(best)
-            for _ in range(17):
-                search.step(target, tokens, start)
-            best = search.best
+        first = spread(target.info, count)
+        best = known.best(count)
+        assert best is not None, "every block was tried"
         every = np.arange(2, 2 * target.info.num_layers - 2)
         drawn = [right(frozenset(rng.choice(every, count, replace=False).tolist())) for _ in range(10)]
         results[f"share {share:g}"] = {
@@ -198,6 +204,7 @@ def main() -> None:
     reader.add_argument("--rag", type=Path, help="of llma: JSON lines with a query and docs each")
     reader.add_argument("--places", type=int, default=500)
     reader.add_argument("--prompts", type=int, default=24)
+    reader.add_argument("--rounds", type=int, default=2, help="of layers: searches on each text")
     given = reader.parse_args()
     writer = Sprinter.from_pretrained()
     results = {"hub": hub, "llma": llma, "layers": layers}[given.what](writer, given)

@@ -13,11 +13,13 @@ from sprinter.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from sprinter.bench.probe import Parts
+    from sprinter.bench.thin import Thin
     from sprinter.theory.costs import Costs
     from sprinter.theory.planner import Plan
     from sprinter.theory.simulator import Rows
 
 _NUM_PROMPTS = 20
+_NUM_THIN = 8  # of them, for drafts with blocks left out
 # What still matters where the rows are a collection: who scores them, and which of its transforms is meant.
 _SCORING = (
     "--verifier",
@@ -81,13 +83,14 @@ def plan(
 
         pair = parse_hypothetical(hypothetical)
         answer, cost, source = plan_hypothetical(pair, max_tv, grid), pair.costs, "hypothetical, " + hypothetical
+        thin: list[Thin] = []
     else:
-        answer, cost, source = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, settings)
+        answer, cost, source, thin = _from_rows(data, costs, prompts, probe_tokens, save_rows, max_tv, grid, settings)
     if plot is not None:
         from sprinter.bench.frontier_plot import plot_frontier
 
         plot_frontier(answer, plot)
-    typer.echo((show_plan.as_json if as_json else show_plan.as_text)(answer, cost, source))
+    typer.echo((show_plan.as_json if as_json else show_plan.as_text)(answer, cost, source, thin))
 
 
 def _refuse_idle(
@@ -138,7 +141,7 @@ def _from_rows(
     max_tv: float,
     grid: Any,
     given: Mapping[str, Any],
-) -> tuple[Plan, Costs, str]:
+) -> tuple[Plan, Costs, str, list[Thin]]:
     """The plan from rows in a file or of a probe, with costs as given or as timed here."""
     import numpy as np
 
@@ -148,15 +151,15 @@ def _from_rows(
     if data is not None and traces is not None and costs is not None:
         rng = np.random.default_rng(given["seed"] or 0)
         cost = parse_costs(costs)
-        return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"{_told(data)}; costs as given, {costs}"
-    traces, cost, rng = _measure(traces, prompts, probe_tokens, given)
+        return plan_recorded(traces, cost, max_tv, rng, grid), cost, f"{_told(data)}; costs as given, {costs}", []
+    traces, cost, thin, rng = _measure(traces, prompts, probe_tokens, given)
     if save_rows is not None:
         from sprinter.bench.labelled import write_labelled
 
         write_labelled(traces, save_rows)
     rows = f"{len(traces)} prompts probed here, contexts of policy exact" if data is None else _told(data)
     source = f"target {given['target'] or 'default'}, draft {given['draft'] or 'default'}; {rows}; costs timed here"
-    return plan_recorded(traces, cost, max_tv, rng, grid), cost, source
+    return plan_recorded(traces, cost, max_tv, rng, grid), cost, source, thin
 
 
 def _told(data: Path) -> str:
@@ -196,7 +199,7 @@ def _read_rows(data: Path, given: Mapping[str, Any]) -> list[Rows]:
 
 def _measure(
     traces: list[Rows] | None, prompts: Path | None, probe_tokens: int, given: Mapping[str, Any]
-) -> tuple[list[Rows], Costs, Any]:
+) -> tuple[list[Rows], Costs, list[Thin], Any]:
     """Probe the prompts unless rows are at hand, and time the pair on them."""
     import numpy as np
 
@@ -212,7 +215,23 @@ def _measure(
         traces = probe_rows(parts, ids, probe_tokens, seed)
     typer.echo("timing a draft step and the target at 1 to 32 tokens ...", err=True)
     cost = time_pair(parts, ids, seed)
-    return traces, cost, rng
+    return traces, cost, _thin(parts, ids, cost), rng
+
+
+def _thin(parts: Parts, ids: list[list[int]], cost: Costs) -> list[Thin]:
+    """What drafts with blocks of the target left out would bring; none where its backend leaves none out."""
+    if not parts.target.gives.blocks:
+        return []
+    from sprinter.bench.thin import greedy_texts, thin_drafts, time_blocks
+    from sprinter.cache import cache_dir
+    from sprinter.drafters.blocks import Memory
+
+    typer.echo("timing the target less some of its blocks ...", err=True)
+    texts = greedy_texts(parts.target, ids[:_NUM_THIN], parts.limits)
+    if not texts:
+        return []
+    known = Memory(cache_dir(), parts.target.info).recall()
+    return thin_drafts(parts.target, texts, time_blocks(parts.target, ids[0]), cost, known)
 
 
 def _open_pair(texts: list[str], given: Mapping[str, Any]) -> tuple[Parts, list[list[int]], int]:

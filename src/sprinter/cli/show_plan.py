@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from sprinter import door
 from sprinter.theory.candidates import Outcome
@@ -11,11 +13,14 @@ from sprinter.theory.costs import Costs
 from sprinter.theory.lookahead import lookahead_at
 from sprinter.theory.planner import Interval, Plan
 
+if TYPE_CHECKING:
+    from sprinter.bench.thin import Thin
+
 _SHOWN_POINTS = 12
 
 
-def as_text(plan: Plan, costs: Costs, source: str) -> str:
-    """The pair, the best setting of each method, the verdict, and the frontier."""
+def as_text(plan: Plan, costs: Costs, source: str, thin: Sequence[Thin] = ()) -> str:
+    """The pair, the best setting of each method, the verdict, the frontier, and drafts with blocks left out."""
     auc = "unknown" if plan.auc is None else f"{plan.auc:.2f}"
     lines = [
         f"pair:     {source}",
@@ -40,7 +45,25 @@ def as_text(plan: Plan, costs: Costs, source: str) -> str:
     step = max(1, math.ceil(len(plan.frontier) / _SHOWN_POINTS))
     shown = [*plan.frontier[:-1:step], plan.frontier[-1]]
     lines += ["", "frontier: the fastest setting for its loss or less", *(_row(outcome) for outcome in shown)]
+    lines += ["", *_thin_lines(thin)] if thin else []
     return "\n".join(lines)
+
+
+def _thin_lines(thin: Sequence[Thin]) -> list[str]:
+    """Whether the target could draft for itself (method swift)."""
+    pays = max(thin, key=lambda t: t.speedup)
+    verdict = "pays" if pays.speedup > 1 else "does not pay"
+    lines = [f"swift:    drafting with the target less some of its blocks {verdict} here"]
+    for t in thin:
+        if t.needed is None:
+            needed = "even always right it would gain nothing"
+        else:
+            needed = f"gains where it is right more than {t.needed:.2f} of the time"
+        lines.append(
+            f"          without {t.share:.0%} of them a draft costs {t.cost:.2f} of the target and is right "
+            f"{t.matched:.2f} of the time: {t.speedup:.2f}x; {needed}"
+        )
+    return lines
 
 
 def _reading(costs: Costs) -> list[str]:
@@ -67,7 +90,7 @@ def _range(interval: Interval, digits: int) -> str:
     return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
-def as_json(plan: Plan, costs: Costs, source: str) -> str:
+def as_json(plan: Plan, costs: Costs, source: str, thin: Sequence[Thin] = ()) -> str:
     """The plan as one JSON object; times in seconds, or in target forwards where the pair is hypothetical."""
     report: dict[str, Any] = {
         "pair": source,
@@ -90,6 +113,7 @@ def as_json(plan: Plan, costs: Costs, source: str) -> str:
         "loss_interval": _interval(plan.loss_interval),
         "by_method": [_outcome(outcome) for outcome in plan.by_method],
         "frontier": [_outcome(outcome) for outcome in plan.frontier],
+        "swift": [asdict(t) for t in thin],
     }
     return door.as_json(report)
 

@@ -1,8 +1,9 @@
-"""Which blocks of a model a draft can do without: a search among sets of one size, on the text being written."""
+"""Which blocks of a model a draft can do without: a search on the texts being written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 from sprinter.core.rows import Model, ModelInfo, Part
 from sprinter.door import Door
 from sprinter.errors import BackendError
-from sprinter.models.base import check_blocks
 from sprinter.writing import write_text
 
 WINDOW: Final = 32  # written tokens a set is judged on
@@ -54,66 +54,108 @@ def _first(start: int) -> int:
     return max(0, start - _CONTEXT)
 
 
-@dataclass(slots=True)
-class Search:
-    """The search on one text: by turns any set, and the best so far with one block exchanged.
+class Means:
+    """How often a model is right without one of its blocks, over the texts on which that block was left out alone."""
 
-    Xia et al. 2024, SWIFT, arXiv:2410.06916, section 4, with three changes: the set it begins with is scored too, all
-    sets of a text are scored on the same tokens, and exchanges take the place of Bayesian proposals.
+    def __init__(self, info: ModelInfo, tried: Mapping[int, tuple[float, int]] | None = None) -> None:
+        """`tried`: (sum of matches, texts) by block."""
+        self._info = info
+        self._tried = dict.fromkeys(range(2, 2 * info.num_layers - 2), (0.0, 0)) | dict(tried or {})
+
+    def copy(self) -> Means:
+        """Means of one's own."""
+        return Means(self._info, self._tried)
+
+    def note(self, block: int, matched: float) -> None:
+        """One more text."""
+        total, count = self._tried[block]
+        self._tried[block] = (total + matched, count + 1)
+
+    def next(self, but: Collection[int]) -> int | None:
+        """The block tried on the fewest texts, the first of equal ones; None if all are in `but`."""
+        left = [block for block in self._tried if block not in but]
+        return min(left, key=lambda block: self._tried[block][1], default=None)
+
+    def best(self, count: int) -> Blocks | None:
+        """The `count` blocks that are missed least; None before every one was tried."""
+        if not all(tried for _, tried in self._tried.values()):
+            return None
+        order = sorted(self._tried, key=lambda block: -self._tried[block][0] / self._tried[block][1])
+        return frozenset(order[:count])
+
+    def as_json(self) -> str:
+        """What was tried, for `Memory`."""
+        return json.dumps({"tried": {str(block): found for block, found in self._tried.items() if found[1]}})
+
+
+class Search:
+    """The search on one text: one more block left out alone, and by turns the set of those that are missed least.
+
+    Xia et al. 2024, SWIFT, arXiv:2410.06916, section 4, searches among sets with the text being written. A set that
+    wins on the few tokens of one text is no better on the next (docs/neighbours.md); what a model misses without single
+    blocks adds up over texts, and the set of those it misses least carries over. Such a set is taken where this text's
+    own tokens, on which the set it began with was scored first, say that it is better.
     """
 
-    best: Blocks
-    score: float | None = None  # None: not scored yet
-    tried: int = 0  # sets besides the first
+    def __init__(self, start: Blocks, means: Means, memory: Memory | None = None) -> None:
+        self.best = start
+        self.score: float | None = None  # of `best`; None: not scored yet
+        self.tried = 0  # passes besides the first
+        self._means, self._memory = means.copy(), memory
+        self._alone = set[int]()
+        self._judged = {start}
 
     def step(self, model: Model, tokens: Sequence[int], start: int) -> bool:
-        """Score one more set on the tokens from `start` on; whether it is the best now."""
+        """One more pass over the tokens from `start` on; whether there is a better set now."""
         if self.score is None:
             self.score = matchness(model.without(self.best), tokens, start)
             return False
-        blocks = self.proposal(model.info.num_layers)
         self.tried += 1
-        score = matchness(model.without(blocks), tokens, start)
-        if better := score > self.score:
-            self.best, self.score = blocks, score
-        return better
-
-    def proposal(self, num_layers: int) -> Blocks:
-        """The next set to try: a function of the best so far and of how many were tried."""
-        rng = np.random.default_rng([self.tried, *sorted(self.best)])
-        every = np.arange(2, 2 * num_layers - 2)
-        if self.tried % 2 == 0 or len(self.best) == len(every):
-            return frozenset(rng.choice(every, len(self.best), replace=False).tolist())
-        gone = int(rng.choice(sorted(self.best)))
-        come = int(rng.choice([block for block in every.tolist() if block not in self.best]))
-        return self.best - {gone} | {come}
+        wanted = self._means.best(len(self.best))
+        if wanted is not None and wanted not in self._judged:
+            self._judged.add(wanted)
+            score = matchness(model.without(wanted), tokens, start)
+            if better := score > self.score:
+                self.best, self.score = wanted, score
+            return better
+        block = self._means.next(self._alone)
+        if block is not None:
+            matched = matchness(model.without({block}), tokens, start)
+            self._alone.add(block)
+            self._means.note(block, matched)
+            if self._memory is not None:
+                self._memory.note(block, matched)
+        return False
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    left_out: list[int]
+    tried: dict[str, tuple[float, int]]
 
 
 class Memory:
-    """The best set found for a model so far, in a file that later runs begin with."""
+    """What was found of a model's blocks so far, in a file that later runs begin with."""
 
-    def __init__(self, folder: Path, info: ModelInfo, count: int) -> None:
-        self._file = folder / "blocks" / f"{info.fingerprint[:20]}-{count}.json"
-        self._info, self._count = info, count
+    def __init__(self, folder: Path, info: ModelInfo) -> None:
+        self._file = folder / "blocks" / f"{info.fingerprint[:20]}.json"
+        self._info = info
 
-    def recall(self) -> Blocks | None:
-        """What is remembered; None if nothing is. Raises BackendError for a damaged file."""
+    def recall(self) -> Means:
+        """What is remembered. Raises BackendError for a damaged file."""
         if not self._file.is_file():
-            return None
-        found = frozenset(_DOOR.json(self._file, _Found).left_out)
-        last = 2 * self._info.num_layers - 3
-        if len(found) != self._count or not all(2 <= block <= last for block in found):
-            raise _DOOR.refuse(f"{self._file} names other blocks than {self._count} of 2 to {last}")
-        return found
+            return Means(self._info)
+        found, last = _DOOR.json(self._file, _Found).tried, 2 * self._info.num_layers - 3
+        for name, (total, count) in found.items():
+            if not (name.isdecimal() and 2 <= int(name) <= last and 0 <= total <= count):
+                raise _DOOR.refuse(
+                    f"{self._file} speaks of block {name!r}, which is none of 2 to {last} or badly counted"
+                )
+        return Means(self._info, {int(name): pair for name, pair in found.items()})
 
-    def keep(self, blocks: Blocks) -> None:
-        """Remember a better set; where nothing can be written, later runs search again."""
-        check_blocks(self._info, blocks)
+    def note(self, block: int, matched: float) -> None:
+        """Remember one more text; where nothing can be written, later runs try again."""
         with suppress(OSError):
+            means = self.recall()
+            means.note(block, matched)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._file, f'{{"left_out": {sorted(blocks)}}}\n')
+            write_text(self._file, means.as_json() + "\n")

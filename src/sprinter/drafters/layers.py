@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from typing import Final, Self
 
 from sprinter.cache import cache_dir
 from sprinter.core.protocols import Drafter, Kit
@@ -14,10 +15,12 @@ from sprinter.core.rows import Model, Needs
 from sprinter.core.settings import PartSettings, setting
 from sprinter.core.text import Text
 from sprinter.core.tree import Verdict
-from sprinter.drafters.blocks import WINDOW, Blocks, Memory, Search, num_blocks, num_read, spread
+from sprinter.drafters.blocks import WINDOW, Blocks, Means, Memory, Search, num_blocks, num_read, spread
 from sprinter.drafters.model import ModelDrafter
 from sprinter.drafters.siblings import SiblingDrafter, SiblingSettings, chain_length
 from sprinter.errors import ConfigError
+
+_MOST_VIEWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class SkipSettings(PartSettings):
     """How much of the target a draft leaves out."""
 
     skip_share: float = setting(0.1, "Share of the target's attention and MLP blocks that a draft leaves out.")
-    skip_search: int = setting(16, "Sets of blocks tried while a text is written, one each target call; 0: none.")
+    skip_search: int = setting(
+        16, "Tries with other blocks left out while a text is written, one a target call; 0: none."
+    )
 
     def check(self) -> None:
         """See `PartSettings.check`."""
@@ -50,8 +55,8 @@ class Searching:
 
     __slots__ = ("search",)
 
-    def __init__(self, start: Blocks) -> None:
-        self.search = Search(start)
+    def __init__(self, start: Blocks, means: Means, memory: Memory | None) -> None:
+        self.search = Search(start, means, memory)
 
     def rewind(self, length: int) -> None:
         """See `Note.rewind`: sets are judged on settled tokens."""
@@ -61,7 +66,7 @@ class ThinDrafter(ABC):
     """Each text is drafted by a view of the target that leaves out the best set of blocks found on that text.
 
     A view has caches of its own, so neither drafting nor searching touches the target's. All texts begin with one set,
-    and search each for itself: company changes none of them. What a text finds better, the next drafter begins with.
+    and search each for itself: company changes none of them. What they find out the next drafter begins with.
     """
 
     needs = Needs()
@@ -73,7 +78,9 @@ class ThinDrafter(ABC):
     def __init__(self, target: Model, start: Blocks, tries: int = 0, memory: Memory | None = None) -> None:
         """`start`: what is left out first; `tries`: sets tried on each text, once it has `WINDOW` tokens."""
         self.target, self.start, self.tries, self.memory = target, start, tries, memory
-        self._drafters: dict[Blocks, Drafter] = {}
+        self._means = Means(target.info) if memory is None else memory.recall()
+        # One that falls out of this is made again: its texts are then read anew, and go on the same.
+        self._by = lru_cache(maxsize=_MOST_VIEWS)(lambda blocks: self.drafter(self.target.without(blocks)))
 
     @abstractmethod
     def drafter(self, view: Model) -> Drafter:
@@ -97,17 +104,9 @@ class ThinDrafter(ABC):
         text.counters.draft_tokens += num_read(text.num_prompt)
         if search.step(self.target, text.tokens[: text.settled], text.num_prompt):
             text.notes.pop(self._by(old), None)
-            if self.memory is not None:
-                self.memory.keep(search.best)
 
     def _searching(self, text: Text) -> Searching:
-        return text.note(self, lambda: Searching(self.start))
-
-    def _by(self, blocks: Blocks) -> Drafter:
-        found = self._drafters.get(blocks)
-        if found is None:
-            found = self._drafters[blocks] = self.drafter(self.target.without(blocks))
-        return found
+        return text.note(self, lambda: Searching(self.start, self._means, self.memory))
 
 
 class LayerChainDrafter(ThinDrafter):
@@ -152,5 +151,5 @@ def _search(settings: SkipSettings, kit: Kit) -> tuple[Model, Blocks, int, Memor
             f"{settings.skip_share:g} of {info.name}'s blocks is none: it has {info.num_layers} layers, and its first "
             "and last stay; give a larger --skip-share"
         )
-    memory = Memory(cache_dir(), info, count)
-    return kit.target, memory.recall() or spread(info, count), settings.skip_search, memory
+    memory = Memory(cache_dir(), info)
+    return kit.target, memory.recall().best(count) or spread(info, count), settings.skip_search, memory

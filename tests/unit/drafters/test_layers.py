@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sprinter.core.chance import Chance
 from sprinter.core.protocols import Recipe
 from sprinter.core.sampling import Sampling
 from sprinter.core.text import Limits, Text
-from sprinter.drafters.blocks import WINDOW, Memory, Search, matchness, num_blocks, spread
+from sprinter.drafters.blocks import WINDOW, Means, Memory, Search, matchness, num_blocks, spread
 from sprinter.drafters.layers import LayerChainDrafter, LayerDrafter, ThinDrafter
 from sprinter.drafters.siblings import SiblingDrafter
 from sprinter.engine import Engine
@@ -170,24 +171,37 @@ def test_the_one_step_error_of_vouching_for_such_a_draft_is_delta(threshold: flo
     assert delta > 0
 
 
-def test_a_search_scores_where_it_begins_and_compares_sets_of_one_size() -> None:
+def test_a_search_tries_blocks_alone_and_takes_the_least_missed_where_they_are_better(tmp_path: Path) -> None:
     target = toy(5, 3)
     text = Text([1], 60, Sampling(0.0), Chance(0), Limits(5, 64))
     tokens = run(target, Recipe(FixedGate(0), ExactRule()), text).tokens
-    start = frozenset({2, 3, 4})
-    search, tried = Search(start), []
+    alone = {block: matchness(target.without({block}), tokens, 1) for block in ALL}
+    least_missed = frozenset(sorted(ALL, key=lambda block: (-alone[block], block))[:3])
+    worst = frozenset(sorted(ALL, key=lambda block: alone[block])[:3])
+    memory = Memory(tmp_path, target.info)
+    search = Search(worst, memory.recall(), memory)
     assert not search.step(target, tokens, 1)
-    assert search.score == matchness(target.without(start), tokens, 1)
     first = search.score
-    for _ in range(40):
-        proposal = search.proposal(6)
-        assert proposal == search.proposal(6)
-        assert len(proposal) == 3
-        assert proposal <= ALL
-        tried.append(matchness(target.without(proposal), tokens, 1))
-        search.step(target, tokens, 1)
-    assert search.score == max(tried) > first
-    assert matchness(target.without(search.best), tokens, 1) == search.score
+    assert first == matchness(target.without(worst), tokens, 1)
+    assert not any(search.step(target, tokens, 1) for _ in ALL)  # no set before every block was tried
+    assert search.step(target, tokens, 1)
+    assert search.best == least_missed
+    assert search.score == matchness(target.without(least_missed), tokens, 1) > first
+    assert not any(search.step(target, tokens, 1) for _ in range(20))
+    assert memory.recall().best(3) == least_missed
+
+
+def test_a_set_that_is_no_better_on_the_text_at_hand_is_not_taken() -> None:
+    target = toy(5, 3)
+    text = Text([1], 60, Sampling(0.0), Chance(0), Limits(5, 64))
+    tokens = run(target, Recipe(FixedGate(0), ExactRule()), text).tokens
+    sets = [frozenset(blocks) for blocks in itertools.combinations(sorted(ALL), 2)]
+    best, worst = (pick(sets, key=lambda b: matchness(target.without(b), tokens, 1)) for pick in (max, min))
+    known = Means(target.info, {block: (float(block in worst), 1) for block in ALL})
+    assert known.best(2) == worst
+    search = Search(best, known)
+    assert not any(search.step(target, tokens, 1) for _ in range(2))
+    assert search.best == best
 
 
 def test_matchness_by_hand() -> None:
@@ -209,21 +223,32 @@ def test_the_first_set_is_spread_over_the_layers() -> None:
 
 def test_what_was_found_is_remembered(tmp_path: Path) -> None:
     info = toy(3, 1).info
-    memory = Memory(tmp_path, info, 3)
-    assert memory.recall() is None
-    memory.keep(frozenset({2, 5, 9}))
-    assert Memory(tmp_path, info, 3).recall() == {2, 5, 9}
-    assert Memory(tmp_path, info, 2).recall() is None
-    assert Memory(tmp_path, ToyModel.random(3, 7, num_layers=6).info, 3).recall() is None
+    for block in sorted(ALL)[:-1]:
+        Memory(tmp_path, info).note(block, 0.5 + block / 100)
+    assert Memory(tmp_path, info).recall().best(2) is None
+    assert Memory(tmp_path, info).recall().next(()) == 9
+    Memory(tmp_path, info).note(9, 0.0)
+    assert Memory(tmp_path, info).recall().best(2) == {7, 8}
+    for _ in range(2):
+        Memory(tmp_path, info).note(9, 1.0)
+    assert Memory(tmp_path, info).recall().best(2) == {8, 9}
+    assert Memory(tmp_path, ToyModel.random(3, 7, num_layers=6).info).recall().best(1) is None
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '{"left_out": [2]}', '{"left_out": [2, 5, 10]}', '{"left_out": [2, 5, "9"]}', '{"left_out": 3}'],
+    [
+        "",
+        "[]",
+        '{"tried": {"2": 1}}',
+        '{"tried": {"10": [1, 1]}}',
+        '{"tried": {"-2": [1, 1]}}',
+        '{"tried": {"2": [3, 1]}}',
+    ],
 )
 def test_a_damaged_memory_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
-    memory = Memory(tmp_path, toy(3, 1).info, 3)
-    memory.keep(frozenset({2, 5, 9}))
+    memory = Memory(tmp_path, toy(3, 1).info)
+    memory.note(2, 1.0)
     (file,) = (tmp_path / "blocks").iterdir()
     file.write_text(content)
     with pytest.raises(BackendError, match="delete it, and the blocks are searched for anew") as raised:
@@ -233,9 +258,9 @@ def test_a_damaged_memory_is_refused_in_one_line(content: str, tmp_path: Path) -
 
 def test_where_nothing_can_be_written_the_search_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    memory = Memory(tmp_path / "file", toy(3, 1).info, 3)
-    memory.keep(frozenset({2, 5, 9}))
-    assert memory.recall() is None
+    memory = Memory(tmp_path / "file", toy(3, 1).info)
+    memory.note(2, 1.0)
+    assert memory.recall().next(()) == 2
 
 
 @pytest.mark.parametrize(
