@@ -39,7 +39,8 @@ class Stream:
             raise ConfigError("the prompt is empty: write at least a word to go on from")
         ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
-        self.audit = Audit.of(recipe, settings.budget)
+        # Kept laws cost memory, and an account is only as good as whole: see `Audit`.
+        self.audit = Audit.of(recipe, settings.budget, keeps_drafts=settings.audit == "close")
         self._driver, self._config, self._recipe = driver, config, recipe
         self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
         limits = pair.limits(with_draft=recipe.runs_draft)

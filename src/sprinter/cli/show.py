@@ -117,7 +117,16 @@ def _audit_line(audit: AuditReport) -> str:
         )
     return (
         f"audit of {audit.tokens_audited} tokens{unseen}: {tv}, atypical tokens {audit.mean_atypical:.1%} (at most "
-        f"{audit.atypical_upper:.1%}, {audit.confidence:.0%} confidence)"
+        f"{audit.atypical_upper:.1%}, {audit.confidence:.0%} confidence)\n{_beyond_tokens(audit)}"
+    )
+
+
+def _beyond_tokens(audit: AuditReport) -> str:
+    """What single tokens do not show."""
+    excess = "" if audit.mean_excess is None else f", atypical tokens {audit.mean_excess:+.1%}"
+    behind = -(audit.mean_deficit or 0.0)
+    return (
+        f"against the target's own: log-likelihood {behind:+.2f} a token{excess}; repeated 4-grams {audit.repeated:.0%}"
     )
 
 

@@ -102,6 +102,10 @@ class AuditReport:
     total_tv: float | None = None  # of the whole text: the sum of d over its audited tokens
     vouched_atypical: int = 0  # audited tokens that stood on a gate's word and that the target finds atypical
     budget: Budget = NO_BUDGET  # what the text was held to
+    # Atypical tokens beyond the target's own at the same prefixes, a token; None where draft laws were not kept.
+    mean_excess: float | None = None
+    mean_deficit: float | None = None  # nats a token falls behind the target's own law in log-likelihood
+    repeated: float = 0.0  # share of the text's 4-grams that it has had before
 
 
 @dataclass(frozen=True, slots=True, repr=False)

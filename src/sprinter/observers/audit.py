@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from sprinter.bounds import RunningBound
-from sprinter.core.law import Law
+from sprinter.core.law import Law, residual
 from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
 from sprinter.core.records import NO_BUDGET, AuditReport, Budget
@@ -19,6 +20,8 @@ from sprinter.native import rows
 
 TYPICAL_EPSILON = 0.09
 TYPICAL_DELTA = 0.3
+DEFICIT_CLIP = 8.0  # nats; a token 3,000 times less likely than the law's mean says no more than that
+REPEAT = 4  # tokens of a stretch that counts as repeated
 _LOG_EPSILON, _LOG_DELTA = float(np.log(TYPICAL_EPSILON)), float(np.log(TYPICAL_DELTA))
 
 
@@ -27,18 +30,25 @@ class Audit:
 
     A vouched token x costs d = 1 - min(1, p(x)/q(x)), any other 0: E[d] = delta(s) = TV(output law, target
     law) at that prefix. A token is atypical if p(x) <= min(0.09, 0.3 exp(-H(p))) with p at temperature 1
-    (Medusa's typical acceptance, arXiv:2401.10774).
+    (Medusa's typical acceptance, arXiv:2401.10774). Its excess over the target's own rate is, at a prefix,
+    e = d (1[x atypical] - r(atypical)) with the residual r = norm((p - q)+): docs/theory.md, section 11. A token's
+    deficit is E_p'[log p] - log p(x), what it falls behind a token of the target's own law p' in log-likelihood.
     """
 
-    keeps_drafts = False
-
     def __init__(
-        self, confidence: float = 0.95, exact: bool = False, lossy_tests: bool = False, budget: Budget = NO_BUDGET
+        self,
+        confidence: float = 0.95,
+        exact: bool = False,
+        lossy_tests: bool = False,
+        budget: Budget = NO_BUDGET,
+        keeps_drafts: bool = False,
     ) -> None:
         """`exact`: the output law is the target's own and needs no estimate; `lossy_tests`: see `Rule`.
 
-        `budget`: what the text is held to, by `text.hold_to(audit.may_vouch)`.
+        `budget`: what the text is held to, by `text.hold_to(audit.may_vouch)`. `keeps_drafts`: keep every pending
+        token's law, without which the excess of tokens that were sampled is not known.
         """
+        self.keeps_drafts = keeps_drafts
         self.exact = exact
         self.lossy_tests = lossy_tests
         self.confidence = confidence
@@ -47,6 +57,9 @@ class Audit:
         self.atypical: list[bool] = []
         self.own_atypical: list[float] = []  # the target's own chance of an atypical token at each position
         self.vouched: list[bool] = []
+        self.excess: list[float] = []  # nan where it is not known
+        self.deficits: list[float] = []  # nats, within +- DEFICIT_CLIP
+        self.tokens: list[int] = []
         self._spent = [0.0, 0.0]  # total variation, vouched atypical tokens
 
     def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
@@ -58,6 +71,8 @@ class Audit:
             loss = 1 - min(1.0, law.prob(token) / drafted) if kept_blindly and drafted > 0 else 0.0
             self._note(token, loss, law, reading, tree.parent(node) + 1)
             self.vouched[-1] = bool(kept_blindly)
+            if loss > 0:
+                self.excess[-1] = loss * self._beyond(text, node, law, reading)
             self._spent[0] += loss
             self._spent[1] += kept_blindly and self.atypical[-1]
         if verdict.token is not None:
@@ -65,14 +80,14 @@ class Audit:
             self._note(verdict.token, 0.0, reading.law(row), reading, row)
 
     @classmethod
-    def of(cls, recipe: Recipe, budget: Budget = NO_BUDGET) -> Audit:
+    def of(cls, recipe: Recipe, budget: Budget = NO_BUDGET, keeps_drafts: bool = False) -> Audit:
         """The audit of a text written by `recipe` within `budget`; ConfigError where nobody could know it was kept."""
         if budget != NO_BUDGET and recipe.rule.lossy_tests:
             raise ConfigError(
                 "a budget for the whole text needs every loss to be known, and this method's tests let tokens pass "
                 "more easily than exact ones: choose another method, or leave the budget out"
             )
-        return cls(exact=recipe.exact, lossy_tests=recipe.rule.lossy_tests, budget=budget)
+        return cls(exact=recipe.exact, lossy_tests=recipe.rule.lossy_tests, budget=budget, keeps_drafts=keeps_drafts)
 
     def may_vouch(self) -> float:
         """How many tokens may be vouched for before the next target call."""
@@ -80,13 +95,27 @@ class Audit:
 
     def _note(self, token: int, tv_loss: float, law: Law, reading: Reading, row: int) -> None:
         """One emitted token, the next of the text, by the target's `row`."""
-        logits, facts = reading.logits(row), reading.facts(row)
-        floor = typical_floor(logits) if facts is None else _floor(float(facts[1]), float(facts[2]))
+        logits, floor = reading.logits(row), _floor_of(reading, row)
         place = token if reading.ids is None else int(reading.ids.searchsorted(token))
         self.vouched.append(False)
         self.tv_losses.append(tv_loss)
         self.atypical.append(bool(logits[place] <= floor))
         self.own_atypical.append(mass_below(law, logits, floor))
+        self.excess.append(0.0)
+        self.deficits.append(float(np.clip(_mean_logit(law, logits) - logits[place], -DEFICIT_CLIP, DEFICIT_CLIP)))
+        self.tokens.append(token)
+
+    def _beyond(self, text: Text, node: int, law: Law, reading: Reading) -> float:
+        """1[x atypical] - r(atypical) for the node's token x, which the target's `law` likes less than the draft's."""
+        tree, row = text.tree, text.tree.parent(node) + 1
+        logits, floor, atypical = reading.logits(row), _floor_of(reading, row), float(self.atypical[-1])
+        if tree.probs[node] == 1.0:
+            # The draft was sure, so the residual is what the target's law has elsewhere.
+            own = law.prob(tree.tokens[node])
+            return atypical - (mass_below(law, logits, floor) - own * atypical) / (1 - own)
+        if tree.proposals is None:
+            return math.nan
+        return atypical - mass_below(residual(law, tree.proposals[node].law), logits, floor)
 
     def report(self, num_tokens: int) -> AuditReport:
         """The account of the first `num_tokens` tokens: a stop string may end a text before its last audited token."""
@@ -104,6 +133,9 @@ class Audit:
             total_tv=None if self.lossy_tests else float(sum(tv_losses)),
             vouched_atypical=sum(a and v for a, v in zip(atypical, self.vouched[:num_tokens], strict=True)),
             budget=self.budget,
+            mean_excess=None if self.lossy_tests else _known_mean(self.excess[:num_tokens]),
+            mean_deficit=_mean(self.deficits[:num_tokens]),
+            repeated=repeated_share(self.tokens[:num_tokens]),
         )
 
     def _upper(self, losses: Sequence[float]) -> float | None:
@@ -112,6 +144,28 @@ class Audit:
         bound = RunningBound(1 - self.confidence)
         bound.update(list(losses))
         return bound.upper
+
+
+def repeated_share(ids: Sequence[int]) -> float:
+    """Share of the stretches of REPEAT tokens that the text has had before; 0 where it is shorter than one."""
+    stretches = [tuple(ids[start : start + REPEAT]) for start in range(len(ids) - REPEAT + 1)]
+    return 1 - len(set(stretches)) / len(stretches) if stretches else 0.0
+
+
+def _floor_of(reading: Reading, row: int) -> float:
+    facts = reading.facts(row)
+    return typical_floor(reading.logits(row)) if facts is None else _floor(float(facts[1]), float(facts[2]))
+
+
+def _mean_logit(law: Law, logits: FloatArray) -> float:
+    """The mean logit of a token drawn from `law`."""
+    if law.ids is not None and len(law.ids) == 1:
+        return float(logits[law.ids[0]])
+    own = logits[: len(law.probs)] if law.ids is None else logits[law.ids]
+    if law.ids is None and own.min() > -1e30:
+        return float(law.probs @ own)
+    drawn = law.probs > 0  # a banned token's -inf would make 0 * -inf
+    return float(law.probs[drawn] @ own[drawn])
 
 
 def typical_floor(logits: FloatArray) -> float:
@@ -146,6 +200,10 @@ def mass_below(law: Law, logits: FloatArray, floor: float) -> float:
         return mass
     own = logits[: len(law.probs)] if law.ids is None else logits[law.ids]
     return float(law.probs @ (own <= floor).astype(law.probs.dtype))
+
+
+def _known_mean(values: Sequence[float]) -> float | None:
+    return None if not values or any(map(math.isnan, values)) else float(np.mean(values))
 
 
 def _mean(values: Sequence[float]) -> float | None:
