@@ -80,6 +80,7 @@ def serve(
     )
     sprinter = Sprinter(Pair(config.models), schedule, chunk=_CHUNK)
     # Before the port is taken: a wrong pair is one line, not a server that cannot answer.
+    sprinter.generate("Hello", method="exact", max_new_tokens=2)
     shown = name or sprinter.pair.target.info.name
     options = Options(
         name=shown,

@@ -54,6 +54,7 @@ def create_app(sprinter: Sprinter, terms: Terms, options: Options) -> FastAPI:
     """The application. `sprinter` should read long prompts in chunks."""
     server = _Server(sprinter, terms, options)
     app = FastAPI(title="Sprinter", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
+    app.state.pump, app.state.contracts = server.pump, server.contracts
     app.add_middleware(BodyLimit, most=options.body_bytes)
     if options.origins:
         app.add_middleware(
@@ -96,6 +97,10 @@ def _add_routes(app: FastAPI, server: _Server) -> None:
     async def page() -> Response:
         return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": "default-src 'self'"})
 
+    @app.get("/favicon.ico", include_in_schema=False, response_model=None)
+    async def icon() -> Response:
+        return Response(status_code=204)
+
     @app.get("/page/{name}", include_in_schema=False, response_model=None)
     async def part(name: str) -> Response:
         if name not in _FILES:
@@ -115,20 +120,13 @@ class _Server:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Load the pair, write while asked, and let what runs at the end finish."""
-        await run_in_threadpool(self._load)
+        """Write while asked, and let what runs at the end finish."""
         self.pump.begin()
         self.ready = True
         yield
         self.ready = False
         await run_in_threadpool(self.pump.stop, self.options.drain_s)
         self.contracts.close()
-
-    def _load(self) -> None:
-        pair = self.sprinter.pair
-        _ = pair.tokenizer, pair.target.info, pair.draft.info
-        for stream in (self.sprinter.stream("Hello", max_new_tokens=2, method=m) for m in ("exact", "sprinter")):
-            _ = stream.generation
 
     def model_card(self) -> dict[str, Any]:
         """What is served, and what it can promise."""

@@ -106,7 +106,8 @@ class Contracts:
             return Agreed(make_config(None, settings), contract)
         if isinstance(asked, ChatRequest):
             self._require_chat()
-        config, found = self.sprinter.certified(make_config(None, settings), self._wish(told))
+        given = [name for name in ("scorer",) if getattr(told, name) is not None]
+        config, found = self.sprinter.certified(make_config(None, settings), self._wish(told), given)
         if found.caveat is not None:
             raise ConfigError(f"certified was asked for: {found.caveat}")
         return self._guarded(config, found)
@@ -166,7 +167,7 @@ class Contracts:
             **{name: getattr(asked, name) for name in taken},
             **{name: value for name, value in limits.items() if value is not None},
             "method": method,
-            **({} if told.threshold is None else {"threshold": told.threshold}),
+            **{name: value for name in ("scorer", "threshold") if (value := getattr(told, name)) is not None},
         }
 
     def _wish(self, told: Contract) -> Wish:
@@ -189,7 +190,8 @@ class Contracts:
         """At the threshold the guards of this promise are at."""
         if self.terms.guard is None or math.isinf(found.threshold):
             return Agreed(config, "certified", found)
-        safest = max(self._guard(found, loss).threshold for loss in found.levels)
+        # Asked anew each time: another server may have seen the promise break.
+        safest = max(self._guard(found, loss).record([]).threshold for loss in found.levels)
         if safest <= found.threshold:
             return Agreed(config, "certified", found)
         now = "exactly" if math.isinf(safest) else f"at threshold {safest:g}"
@@ -209,13 +211,16 @@ class Contracts:
 def _refuse_idle(told: Contract, contract: ContractName) -> None:
     """ConfigError for what a contract would ignore."""
     of = {
-        "certified": ("max_tv", "max_atypical", "confidence"),
-        "best_effort": ("method", "threshold"),
+        "max_tv": ("certified",),
+        "max_atypical": ("certified",),
+        "confidence": ("certified",),
+        "method": ("certified", "best_effort"),
+        "scorer": ("certified", "best_effort"),
+        "threshold": ("best_effort",),
     }
-    for owner, names in of.items():
-        idle = [name for name in names if getattr(told, name) is not None and contract != owner]
-        if idle:
-            raise ConfigError(f"{idle[0]} does nothing with contract {contract!r}: it belongs to {owner!r}")
+    for name, owners in of.items():
+        if getattr(told, name) is not None and contract not in owners:
+            raise ConfigError(f"{name} does nothing with contract {contract!r}: it belongs to {' and '.join(owners)}")
     limits = [name for name in ("max_total_tv", "max_atypical_tokens") if getattr(told, name) is not None]
     if limits and contract == "exact":
         raise ConfigError(f"{limits[0]} does nothing with contract 'exact', which loses nothing")

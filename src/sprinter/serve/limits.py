@@ -32,10 +32,14 @@ class BodyLimit:
                 raise _TooLargeError
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except _TooLargeError:
-            await self._refuse(scope, receive, send)
+        async def instead(message: Message) -> None:
+            # Whoever reads the body may take the error for his own and answer something else.
+            if taken <= self._most:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await self._refuse(scope, receive, send)
+
+        await self._app(scope, counted, instead)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         words = f"the body is larger than {self._most} bytes"
@@ -44,4 +48,4 @@ class BodyLimit:
 
 
 class _TooLargeError(Exception):
-    pass
+    """Ends the reading of a body."""

@@ -25,6 +25,7 @@ class Contract(_Strict):
     max_total_tv: float | None = Field(default=None, ge=0)
     max_atypical_tokens: int | None = Field(default=None, ge=0)
     method: str | None = None
+    scorer: str | None = None
     threshold: float | None = None
     audit: Literal["free", "close"] = "free"
 
