@@ -47,7 +47,7 @@ $(VENV)/target: $(VENV)/base
 	touch $@
 
 $(VENV)/dev: $(VENV)/base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots,serve]'
 	touch $@
 
 # Hours, not minutes: docs/default-pair.md. ENCYCLOPEDIA and SPEECHES are JSON lines with title and text.

@@ -108,10 +108,10 @@ class Sprinter:
     >>> writer.generate("The three laws of robotics are", max_new_tokens=40).text  # doctest: +SKIP
     """
 
-    def __init__(self, pair: Pair, schedule: str = "faithful") -> None:
-        """`schedule`: see `from_pretrained`."""
+    def __init__(self, pair: Pair, schedule: str = "faithful", chunk: int | None = None) -> None:
+        """`schedule`: see `from_pretrained`; `chunk`: see `Engine`."""
         choice("schedule", schedule, SCHEDULES)
-        self.pair, self.schedule = pair, schedule
+        self.pair, self.schedule, self.chunk = pair, schedule, chunk
         self._recipes = lru_cache(maxsize=_MOST_RECIPES)(lambda config: build_recipe(self.pair, config))
         self._loading = threading.RLock()
 
@@ -199,7 +199,7 @@ class Sprinter:
                         yield place, error
                 if not running:
                     return
-                self._driver.wait([stream.text for stream in running.values()])
+                self.driver.wait([stream.text for stream in running.values()])
                 for place, stream in list(running.items()):
                     try:
                         if stream.advance():
@@ -235,11 +235,21 @@ class Sprinter:
         finally:
             stream.close()
 
-    def start(self, prompt: Prompt, config: Config, chat: bool = False, observers: Sequence[Observer] = ()) -> Stream:
-        """As `stream`, from a whole Config; its models are those of this Sprinter. `observers` look on."""
+    def start(
+        self,
+        prompt: Prompt,
+        config: Config,
+        chat: bool = False,
+        observers: Sequence[Observer] = (),
+        ids: Sequence[int] | None = None,
+    ) -> Stream:
+        """As `stream`, from a whole Config; its models are those of this Sprinter.
+
+        `observers` look on. `ids` are the prompt's tokens, where it is cut already; `prompt` is then what it is called.
+        """
         with self._loading:  # models and recipes are made once, whichever thread asks first
             recipe = self.recipe(config.decoding)
-            return Stream(self._driver, self.pair, config, recipe, prompt, chat, observers)
+            return Stream(self.driver, self.pair, config, recipe, prompt, chat, observers, ids)
 
     def certified(
         self, config: Config, wish: Wish, given: Collection[str] = (), chat: bool = False
@@ -269,11 +279,11 @@ class Sprinter:
         return found
 
     @cached_property
-    def _driver(self) -> Driver:
+    def driver(self) -> Driver:
         scheduler = None
         if self.schedule == "cheapest":
             scheduler = Cheapest(Curves.measured(self.pair.draft, self.pair.target))
-        return Driver(Engine(self.pair.target, scheduler, [Stopwatch()]))
+        return Driver(Engine(self.pair.target, scheduler, [Stopwatch()], self.chunk))
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:

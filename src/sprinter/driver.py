@@ -49,6 +49,18 @@ class Driver:
                 for text in texts:
                     self._wanted.pop(text, None)
 
+    def turn(self, texts: Sequence[Text]) -> None:
+        """One tick for these texts and for whatever else is waited for; none where something can be fetched."""
+        with self._changed:
+            self._wanted.update(dict.fromkeys(texts))
+            try:
+                self._alone()
+                if not self._ready(texts):
+                    self._tick()
+            finally:
+                for text in texts:
+                    self._wanted.pop(text, None)
+
     def close_audit(self, text: Text) -> None:
         """See `Engine.close_audit`."""
         with self._changed:

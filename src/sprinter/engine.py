@@ -21,10 +21,18 @@ class Engine:
     rows do not depend on their company, so no schedule changes a text.
     """
 
-    def __init__(self, target: Model, scheduler: Scheduler | None = None, clocks: Sequence[Clock] = ()) -> None:
+    def __init__(
+        self,
+        target: Model,
+        scheduler: Scheduler | None = None,
+        clocks: Sequence[Clock] = (),
+        chunk: int | None = None,
+    ) -> None:
+        """`chunk`: rows of long prompts that the target reads in one tick, so that nobody waits for all of one."""
         self.target = target
         self.scheduler = Eager() if scheduler is None else scheduler
         self.clocks = tuple(clocks)
+        self.chunk = chunk
 
     def begin(self, text: Text, recipe: Recipe, observers: Sequence[Observer] = ()) -> Text:
         """Put a new text on its way."""
@@ -43,7 +51,8 @@ class Engine:
             for text in set(able).difference(chosen):
                 text.drafts = False
         self._draft(chosen)
-        due = [text for text in ready if not text.drafts and text.finish_reason is None]
+        reading = self._read_on(ready)
+        due = [text for text in ready if not text.drafts and text.finish_reason is None and text not in reading]
         if due:
             self._ask(self.scheduler.due(due, len(ready) - len(due)))
 
@@ -62,6 +71,30 @@ class Engine:
             text.cut(text.unseen)
         if left:
             self._ask(left)
+
+    def _read_on(self, texts: Sequence[Text]) -> set[Text]:
+        """Let the first text whose prompt is long read a chunk of it; those whose prompts are still too long to ask."""
+        if self.chunk is None:
+            return set()
+        chunk, behind = self.chunk, list[Text]()
+        for text in texts:
+            if text.cache is None:
+                text.cache = self.target.open()
+            if text.settled - text.cache.length > chunk:
+                behind.append(text)
+
+        def read(group: Sequence[Text]) -> None:
+            parts = []
+            for text in group:
+                assert text.cache is not None
+                start = text.cache.length
+                parts.append(Part(text.cache, text.tokens[start : start + chunk], 0))
+                text.counters.target_tokens += chunk
+            self.target.forward(parts)
+
+        self._began("target")
+        self._ended("target", _each(read, behind[:1]))
+        return {text for text in behind if text.cache is not None and text.settled - text.cache.length > chunk}
 
     def _draft(self, texts: Sequence[Text]) -> None:
         """Let the drafters add to these texts and the gates judge what is new."""

@@ -32,12 +32,16 @@ class Stream:
         prompt: str | Sequence[Any],
         chat: bool,
         observers: Sequence[Observer] = (),
+        ids: Sequence[int] | None = None,
     ) -> None:
         tokenizer, settings = pair.tokenizer, config.generation
         plain = isinstance(prompt, str) and not chat
-        if not prompt:
+        if not prompt and ids is None:
             raise ConfigError("the prompt is empty: write at least a word to go on from")
-        ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
+        if ids is None:
+            ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
+        elif min(ids, default=0) < 0:
+            raise ConfigError(f"the prompt has token {min(ids)}: ids are 0 or more")
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
         # Kept laws cost memory, and an account is only as good as whole: see `Audit`.
         self.audit = Audit.of(recipe, settings.budget, keeps_drafts=settings.audit == "close")
@@ -67,6 +71,11 @@ class Stream:
             self.advance()
         self._handed += 1
         return self._tokens[self._handed - 1]
+
+    def take(self) -> list[Token]:
+        """The tokens that have been taken in and were not handed out yet."""
+        fresh, self._handed = self._tokens[self._handed :], len(self._tokens)
+        return fresh
 
     def advance(self) -> bool:
         """Take in what has been written since; True once the text is finished. Raises the error that ended it."""

@@ -19,6 +19,7 @@ from sprinter.cli.doctor import doctor
 from sprinter.cli.frontier import frontier
 from sprinter.cli.generate import generate
 from sprinter.cli.plan import plan
+from sprinter.cli.serve import serve
 from sprinter.cli.train import train
 from sprinter.errors import SprinterError
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
-for command in (generate, distill, collect, train, frontier, calibrate, plan, doctor):
+for command in (generate, distill, collect, train, frontier, calibrate, plan, serve, doctor):
     app.command(context_settings=_HELP)(command)
 app.add_typer(bench_app, name="bench", context_settings=_HELP)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sprinter.theory.simulator import Rows
 
 _NUM_PROMPTS = 20
+_LEAST_LAYERS = 3  # the first and the last always stay
 _NUM_THIN = 8  # of them, for drafts with blocks left out
 # What still matters where the rows are a collection: who scores them, and which of its transforms is meant.
 _SCORING = (
@@ -219,8 +220,8 @@ def _measure(
 
 
 def _thin(parts: Parts, ids: list[list[int]], cost: Costs) -> list[Thin]:
-    """What drafts with blocks of the target left out would bring; none where its backend leaves none out."""
-    if not parts.target.gives.blocks:
+    """What drafts with blocks of the target left out would bring; none where no block can be left out."""
+    if not parts.target.gives.blocks or parts.target.info.num_layers < _LEAST_LAYERS:
         return []
     from sprinter.bench.thin import greedy_texts, thin_drafts, time_blocks
     from sprinter.cache import cache_dir

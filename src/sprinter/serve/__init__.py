@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server in which every request states what it may lose."""
