@@ -184,7 +184,7 @@ class Certificate:
     def save(self, path: Path) -> None:
         """Write the certificate as JSON, complete or not at all."""
         body = dataclasses.asdict(self)
-        content = {"format": FORMAT, "checksum": _checksum(body), **body}
+        content = {"format": 1 if self.is_old else FORMAT, "checksum": _checksum(body), **body}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:

@@ -94,7 +94,7 @@ def generate(
         raise ConfigError("many texts need --file and --out, and neither a prompt, --color nor --explain beside them")
     from sprinter.cli.many import Job, write_many
 
-    code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish)
+    code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish, named)
     if code:
         raise typer.Exit(code)
 
