@@ -13,6 +13,7 @@ import typer
 from sprinter import __version__
 from sprinter.cli.bench import bench_app
 from sprinter.cli.calibrate import calibrate
+from sprinter.cli.chat import chat
 from sprinter.cli.collect import collect
 from sprinter.cli.distill import distill
 from sprinter.cli.doctor import doctor
@@ -39,7 +40,7 @@ app = typer.Typer(
     help="Write with a large language model at nearly a small one's speed, and know what it costs in quality.",
     epilog="Start with: sprinter generate --color 'A compiler is'",
 )
-for command in (generate, distill, collect, train, frontier, calibrate, plan, serve, doctor):
+for command in (generate, distill, collect, train, frontier, calibrate, plan, serve, chat, doctor):
     app.command(context_settings=_HELP)(command)
 app.add_typer(bench_app, name="bench", context_settings=_HELP)
 

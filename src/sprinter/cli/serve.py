@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +93,21 @@ def serve(
         origins=tuple(cors or ()),
         log_prompts=log_prompts,
     )
-    typer.echo(f"serving {shown} at http://{host}:{port}/ (contract {contract} by default, floor {floor})", err=True)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(sprinter, terms, options),
-            host=host,
-            port=port,
-            log_level="info",
-            access_log=False,
-            timeout_graceful_shutdown=int(drain) + 1,
-        )
-    )
-    server.run()
-    if not server.started:
-        sys.exit(2)
+    with _listening(host, port) as listening:
+        at = f"[{host}]" if ":" in host else host
+        told = f"serving {shown} at http://{at}:{listening.getsockname()[1]}/"
+        typer.echo(f"{told} (contract {contract} by default, floor {floor})", err=True)
+        app = create_app(sprinter, terms, options)
+        ends_s = int(drain) + 1
+        uvicorn.Server(uvicorn.Config(app, access_log=False, timeout_graceful_shutdown=ends_s)).run([listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen at {host} port {port} ({error}): choose another with --port") from None
 
 
 _CHUNK = 256  # rows of a long prompt in one tick
