@@ -82,7 +82,7 @@ def serve(options: argparse.Namespace) -> list[dict[str, Any]]:
     written = {"audit": "close", "max_new_tokens": certificate.max_new_tokens}
     config = make_config(None, {"method": certificate.setting.method, **written, **sampling})
     sprinter = Sprinter.from_pretrained()
-    wish = Wish(options.max_tv, options.max_atypical, 0.0, options.certificate)
+    wish = Wish(options.max_tv, options.max_atypical, confidence=0.0, certificate=options.certificate)
     decided, choice = sprinter.certified(config, wish)
     (loss,) = wish.levels
     report: GuardReport | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from sprinter.build import Pair, build_recipe
-from sprinter.certify.choose import Choice, Wish, grant
-from sprinter.config import Config, DecodingConfig, ModelConfig, make_config
+from sprinter.certify.choose import Asked, Choice, Wish, grant
+from sprinter.config import Config, DecodingConfig, GenerationConfig, ModelConfig, make_config
 from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.records import Generation, Token
 from sprinter.core.rows import ModelInfo
@@ -81,6 +82,9 @@ class Settings(TypedDict, total=False):
     audit: str
     max_tv: float | None
     max_atypical: float | None
+    max_excess: float | None
+    max_deficit: float | None
+    max_repeated: float | None
     confidence: float
     certificate: Path | str | None
 
@@ -209,7 +213,7 @@ class Sprinter:
 
     def stream(self, prompt: Prompt, *, chat: bool = False, **settings: Unpack[Settings]) -> Stream:
         """As `generate`, token by token: iterate the result. Any number at once, from any threads; `close` ends one."""
-        return self.start(prompt, self._settings(dict(settings)), chat)
+        return self.start(prompt, self._settings(dict(settings), chat or not isinstance(prompt, str)), chat)
 
     async def agenerate(self, prompt: Prompt, *, chat: bool = False, **settings: Unpack[Settings]) -> Generation:
         """`generate` for asynchronous programs; texts awaited together are written in company."""
@@ -247,11 +251,22 @@ class Sprinter:
             recipe = self.recipe(config.decoding)
             return Stream(self.driver, self.pair, config, recipe, prompt, chat, observers, cut)
 
-    def certified(self, config: Config, wish: Wish, given: Collection[str] = ()) -> tuple[Config, Choice]:
-        """`config` with what the certificate that grants `wish` prescribes; `given`: see `certify.choose.grant`."""
+    def certified(
+        self, config: Config, wish: Wish, given: Collection[str] = (), chat: bool = False
+    ) -> tuple[Config, Choice]:
+        """`config` with what the certificate that grants `wish` prescribes; `given`: see `certify.choose.grant`.
+
+        A length that nobody asked for becomes the certificate's own.
+        """
         generation = config.generation
-        choice = grant(wish, self.pair, config.decoding, generation.sampling, generation.max_new_tokens, given)
-        return dataclasses.replace(config, decoding=choice.apply(config.decoding)), choice
+        own = generation.max_new_tokens != GenerationConfig().max_new_tokens or "max_new_tokens" in given
+        num_tokens = generation.max_new_tokens if own else 0
+        asked = Asked(generation.sampling, num_tokens, generation.budget, chat)
+        choice = grant(wish, self.pair, config.decoding, asked, given)
+        if not own and math.isfinite(choice.threshold):
+            length = dataclasses.replace(generation, max_new_tokens=choice.certificate.max_new_tokens)
+            config = dataclasses.replace(config, generation=length)
+        return choice.at(choice.threshold, config), choice
 
     def running(self, config: Config) -> list[ModelInfo]:
         """The models a config's method runs, target first."""
@@ -285,9 +300,9 @@ class Sprinter:
             merged["seed"] = int(settings["seed"] or 0) + place
         if not _is_one(request.prompt):
             raise ConfigError(f"a prompt must be a string or a list of messages, not {type(request.prompt).__name__}")
-        return self.start(request.prompt, self._settings(merged), chat)
+        return self.start(request.prompt, self._settings(merged, chat or not isinstance(request.prompt, str)), chat)
 
-    def _settings(self, settings: dict[str, Any]) -> Config:
+    def _settings(self, settings: dict[str, Any], chat: bool) -> Config:
         """A Config from keyword arguments, by certificate where they hold a wish."""
         names = {field.name for field in dataclasses.fields(Wish)}
         wish = Wish(**{name: value for name, value in settings.items() if name in names})
@@ -296,7 +311,7 @@ class Sprinter:
         if not wish.levels:
             return config
         with self._loading:
-            config, choice = self.certified(config, wish, own)
+            config, choice = self.certified(config, wish, own, chat)
         if choice.caveat is not None:
             warnings.warn(choice.caveat, CertificateWarning, stacklevel=4)
         return config

@@ -83,20 +83,38 @@ def betting_pvalue(losses: ArrayLike, epsilon: float, alpha: float = 0.05, plann
     return math.exp(-_best_log_capital(values, _plug_in_bets(values, alpha, planned or values.size), epsilon))
 
 
+def betting_pvalues(table: Floats, epsilons: Floats, alpha: float, planned: int) -> Floats:
+    """`betting_pvalue` of every column of `table` [prompts, columns] against a level of its own, [columns].
+
+    The losses must be known to lie in [0, 1].
+    """
+    if len(table) == 0:
+        return np.ones(len(epsilons))
+    capital = _log_capital(table, _plug_in_bets(table, alpha, planned), epsilons).max(axis=0)
+    pvalues: Floats = np.exp(-np.maximum(0.0, capital))
+    return pvalues
+
+
 def _plug_in_bets(values: Floats, alpha: float, planned: int) -> Floats:
-    """What to stake on each loss from the losses before it, not yet capped for the null at hand."""
-    seen = np.arange(1, values.size + 1)
-    means = (0.5 + np.cumsum(values)) / (seen + 1)
-    variances = (0.25 + np.cumsum((values - means) ** 2)) / (seen + 1)
-    before = np.concatenate(([0.25], variances[:-1]))
+    """What to stake on each loss from the losses before it (in its column), not yet capped for the null at hand."""
+    seen = np.arange(1, len(values) + 1).reshape(-1, *[1] * (values.ndim - 1))
+    means = (0.5 + np.cumsum(values, axis=0)) / (seen + 1)
+    variances = (0.25 + np.cumsum((values - means) ** 2, axis=0)) / (seen + 1)
+    before = np.concatenate((np.full_like(variances[:1], 0.25), variances[:-1]))
     bets: Floats = np.sqrt(2.0 * math.log(1.0 / alpha) / (planned * before))
     return bets
 
 
 def _best_log_capital(values: Floats, bets: Floats, epsilon: float) -> float:
     """max(0, max_i log K_i) of the capital that bets on a mean below epsilon."""
+    return max(0.0, float(_log_capital(values, bets, epsilon).max()))
+
+
+def _log_capital(values: Floats, bets: Floats, epsilon: float | Floats) -> Floats:
+    """log K_i for all i."""
     stakes = np.minimum(bets, _MAX_STAKE / (1.0 - epsilon))
-    return max(0.0, float(np.cumsum(np.log1p(-stakes * (values - epsilon))).max()))
+    capital: Floats = np.cumsum(np.log1p(-stakes * (values - epsilon)), axis=0)
+    return capital
 
 
 PValue = Callable[[ArrayLike, float, float, int | None], float]

@@ -9,7 +9,7 @@ import pytest
 
 from sprinter import build
 from sprinter.certify.certificate import Certificate, Claim, GridRow
-from sprinter.certify.choose import setting_of
+from sprinter.certify.choose import Asked, setting_of
 from sprinter.cli.main import main
 from sprinter.config import DecodingConfig
 from tests.support.bench_toys import toy_bench, write_texts
@@ -79,7 +79,7 @@ def test_a_finished_folder_is_not_overwritten_and_resume_only_writes_the_report_
 def certify(folder, num_tokens):
     """A certificate for `confidence` on the toys, about texts of `num_tokens` tokens."""
     bench = toy_bench()
-    setting = setting_of(bench.pair, DecodingConfig(scorer="confidence"), bench.sampling)
+    setting = setting_of(bench.pair, DecodingConfig(scorer="confidence"), Asked(bench.sampling))
     row = GridRow(0.4, 300, 0.5, {"tv": 0.2}, {"tv": 0.25})
     claims = [Claim("tv", 0.3, 0.4, [0.01])]
     file = folder / "certificate.json"

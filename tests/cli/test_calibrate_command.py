@@ -66,7 +66,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate")
     save(folder / "target", seed=1, noise=0.0)
     save(folder / "draft", seed=1, noise=0.1)
-    rows = [{"title": str(n), "text": " ".join(WORDS[(n + 3 * k) % 47] for k in range(20))} for n in range(60)]
+    rows = [
+        {"title": str(n), "text": " ".join(WORDS[(n + (3 + n // 47) * k) % 47] for k in range(20))} for n in range(60)
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -309,8 +311,8 @@ def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, 
 
 
 def test_a_pilot_on_other_prompts_chooses_the_grid(place: Path, run) -> None:  # type: ignore[no-untyped-def]
-    lines = (place / "prompts.jsonl").read_text().splitlines(keepends=True)
-    (place / "other.jsonl").write_text("".join(reversed(lines)))
+    rows = [{"title": f"o{n}", "text": " ".join(WORDS[(n + 7 * k) % 47] for k in range(20))} for n in range(45)]
+    (place / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     level = ["--max-tv", 0.5]
     code, _, err = run(*calibrate(place, "pilot.json", *level, "--confidence", 0.5, "--data", place / "other.jsonl"))
     assert code == 0, err

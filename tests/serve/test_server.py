@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from sprinter.certify.certificate import Certificate, Claim, GridRow
-from sprinter.certify.choose import setting_of
+from sprinter.certify.choose import Asked, setting_of
 from sprinter.config import DecodingConfig
 from sprinter.core.sampling import Sampling
 from sprinter.serve.app import Options
@@ -190,7 +190,7 @@ def test_a_floor_refuses_what_is_weaker() -> None:
 
 def certificate(folder: Path, temperature: float) -> Path:
     """A certificate for `confidence` on the toys."""
-    setting = setting_of(toy_sprinter().pair, DecodingConfig(scorer="confidence"), Sampling(temperature))
+    setting = setting_of(toy_sprinter().pair, DecodingConfig(scorer="confidence"), Asked(Sampling(temperature)))
     row = GridRow(0.4, 300, 0.5, {"tv": 0.2}, {"tv": 0.25})
     claims = [Claim("tv", 0.3, 0.4, [0.01])]
     Certificate(setting, 0.95, "betting", 300, 8, "d" * 64, [row], claims, {}).save(folder / "certificate.json")

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sprinter.bounds import PVALUES, RunningBound
-from sprinter.certify.calibrate import Aim, Plan, calibrate, fixed_sequence
+from sprinter.certify.aims import Aim
+from sprinter.certify.calibrate import Plan, calibrate, fixed_sequence
 from sprinter.certify.journal import Measurement
+from sprinter.certify.risks import RISKS, SHORT
+from sprinter.certify.sample import Sample
 from sprinter.models.toy import ToyModel
 from tests.support.passes import read
 
@@ -145,7 +148,7 @@ def violations(bound: str, epsilon: float, pool: dict[float, Floats], num_prompt
     violated = certified = off_by_one = 0
     for _ in range(CALIBRATIONS):
         rows = rng.integers(100_000, size=num_prompts)
-        claim = fixed_sequence(plan, lambda threshold, _, rows=rows: {"tv": pool[threshold][rows]})[0]
+        claim = fixed_sequence(plan, lambda threshold, _, rows=rows: {"tv": short(pool[threshold][rows])})[0]
         if claim.threshold is not None:
             certified += 1
             violated += RISK[claim.threshold] > epsilon
@@ -172,6 +175,11 @@ def test_certificates_are_violated_no_more_often_than_alpha(
         assert binomtest(off_by_one, CALIBRATIONS, ALPHA, alternative="greater").pvalue < 1e-6
 
 
+def short(losses: Floats) -> Sample:
+    """Texts of one token."""
+    return Sample(RISKS["tv"], (1,), losses[:, None], np.ones((len(losses), 1)), SHORT)
+
+
 class NoJournal:
     """Nothing is kept: every calibration is new."""
 
@@ -187,17 +195,19 @@ def test_calibrations_that_leave_thresholds_early_are_violated_no_more_often_tha
 ) -> None:
     # The rule as it runs: looked at every ten prompts, left once both levels are proven or given up, measured on where
     # certified. One level lies a hair below the risk of the third threshold, the other below that of the fourth.
-    # Power as above. The off-by-one variant is caught for both levels.
+    # 700 calibrations, as each costs 20 ms: a true share of 1.5 alpha is caught with probability above 99%. The
+    # off-by-one variant is caught for both levels.
+    calibrations = 700
     rng = np.random.default_rng(18)
     aims = (Aim("tv", RISK[0.8] * 0.999), Aim("tv", RISK[0.2] * 0.999))
     plan = Plan(THRESHOLDS, aims, 200, 60, ALPHA)
     violated, certified, off_by_one, used = np.zeros(2), np.zeros(2), np.zeros(2), []
-    for _ in range(CALIBRATIONS):
+    for _ in range(calibrations):
         rows = rng.integers(100_000, size=plan.num_prompts)
         drawn = {threshold: losses[rows].tolist() for threshold, losses in pool.items()}
 
         def measure(threshold, prompts, drawn=drawn):
-            return ((n, Measurement({"tv": drawn[threshold][n]}, 1, 1)) for n in prompts)
+            return ((n, Measurement({"tv": [drawn[threshold][n]]}, 1, 1)) for n in prompts)
 
         grid, claims = calibrate(plan, measure, NoJournal())
         counts = {row.threshold: row.num_prompts for row in grid}
@@ -211,9 +221,9 @@ def test_calibrations_that_leave_thresholds_early_are_violated_no_more_often_tha
                 assert counts[claim.threshold] >= plan.min_prompts
     assert np.mean(used) < 0.8 * plan.num_prompts, "the test is empty if nothing is left early"
     for place in range(2):
-        assert binomtest(int(violated[place]), CALIBRATIONS, ALPHA, alternative="greater").pvalue > 1e-3
-        assert certified[place] > 0.95 * CALIBRATIONS, "the test is empty if nothing is ever certified"
-        assert binomtest(int(off_by_one[place]), CALIBRATIONS, ALPHA, alternative="greater").pvalue < 1e-6
+        assert binomtest(int(violated[place]), calibrations, ALPHA, alternative="greater").pvalue > 1e-3
+        assert certified[place] > 0.95 * calibrations, "the test is empty if nothing is ever certified"
+        assert binomtest(int(off_by_one[place]), calibrations, ALPHA, alternative="greater").pvalue < 1e-6
 
 
 @pytest.mark.parametrize("bound", sorted(PVALUES))

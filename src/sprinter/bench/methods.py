@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from sprinter.build import Pair, build_recipe, settle
-from sprinter.config import DecodingConfig
+from sprinter.config import Config, DecodingConfig, GenerationConfig
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Recipe
 from sprinter.core.reading import Reading
-from sprinter.core.records import Counters, Emitted, Origin
+from sprinter.core.records import NO_BUDGET, Budget, Counters, Emitted, Origin
 from sprinter.core.rows import Model, ModelInfo
 from sprinter.core.sampling import Sampling
 from sprinter.core.settings import from_mapping, in_types
@@ -169,6 +169,9 @@ def make_method(spec: Spec, bench: Bench) -> Method:
     return makers()[spec.kind](spec, bench)
 
 
+_LIMITS = ("max_total_tv", "max_atypical_tokens")  # of a whole text, where a certificate was made with them
+
+
 def _own(spec: Spec, bench: Bench) -> Method:
     config, told = decoding_of(spec, bench)
     config = settle(bench.pair, config)
@@ -177,7 +180,10 @@ def _own(spec: Spec, bench: Bench) -> Method:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if v not in (None, ())}
     facts = {"decoding": settings, **told, "runs_on": [_place(info) for info in models]}
     limits = bench.pair.limits(with_draft=recipe.runs_draft)
-    return EngineMethod(spec.text, bench.pair.target, recipe, bench.sampling, limits, facts)
+    budget = from_mapping(
+        GenerationConfig, {n: told[n] for n in _LIMITS if told.get(n) is not None}, "certificate"
+    ).budget
+    return EngineMethod(spec.text, bench.pair.target, recipe, bench.sampling, limits, facts, budget)
 
 
 def _place(info: ModelInfo) -> str:
@@ -209,13 +215,15 @@ def decoding_of(spec: Spec, bench: Bench) -> tuple[DecodingConfig, dict[str, Any
 def _certified(
     config: DecodingConfig, wishes: Mapping[str, float], given: Mapping[str, Any], bench: Bench
 ) -> tuple[DecodingConfig, dict[str, Any]]:
-    from sprinter.certify.choose import OPEN_SETTINGS, Wish, grant  # noqa: PLC0415
+    from sprinter.certify.choose import OPEN_SETTINGS, Asked, Wish, grant  # noqa: PLC0415
 
-    wish = Wish(wishes.get("tv"), wishes.get("atypical"), bench.confidence, bench.certificates)
+    wish = Wish(wishes.get("tv"), wishes.get("atypical"), confidence=bench.confidence, certificate=bench.certificates)
     insisted = [name for name in OPEN_SETTINGS if name in given]
-    choice = grant(wish, bench.pair, config, bench.sampling, bench.max_new_tokens, insisted)
+    asked = Asked(bench.sampling, bench.max_new_tokens)
+    choice = grant(wish, bench.pair, config, asked, insisted)
     told = {"certificate": choice.path.name, "statements": list(choice.statements), "caveat": choice.caveat}
-    return choice.apply(config), told
+    made = choice.at(choice.threshold, Config(decoding=config))
+    return made.decoding, told | {name: getattr(made.generation, name) for name in _LIMITS}
 
 
 class EngineMethod:
@@ -229,8 +237,9 @@ class EngineMethod:
         sampling: Sampling,
         limits: Limits,
         facts: Mapping[str, Any],
+        budget: Budget = NO_BUDGET,
     ) -> None:
-        self.name, self.facts = name, facts
+        self.name, self.facts, self._budget = name, facts, budget
         self._recipe, self._sampling, self._limits = recipe, sampling, limits
         self._engine = Engine(target, clocks=[Stopwatch()])
         self._text: Text | None = None
@@ -242,8 +251,9 @@ class EngineMethod:
 
     def write(self, task: Task, emit: Emit) -> None:
         """See `Method.write`."""
-        self._audit, self._rounds, self._emitted = Audit.of(self._recipe), Rounds(), []
+        self._audit, self._rounds, self._emitted = Audit.of(self._recipe, self._budget), Rounds(), []
         text = Text(task.prompt, task.max_new_tokens, self._sampling, Chance(task.seed), self._limits)
+        text.hold_to(self._audit.may_vouch)
         self._text = self._engine.begin(text, self._recipe, [self._audit, self._rounds])
         while text.finish_reason is None:
             self._engine.tick([text])

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sprinter.bounds import pvalue_named, upper_bound
+from sprinter.bounds import betting_pvalues, pvalue_named
+from sprinter.certify.aims import Aim
 from sprinter.certify.certificate import Claim, GridRow
 from sprinter.certify.journal import Measurement, Measurements
-from sprinter.certify.risks import risk_named
+from sprinter.certify.risks import SHORT, Frame
+from sprinter.certify.sample import Sample
 from sprinter.errors import ConfigError
 
 # How often, in prompts, the p-values are looked at while a threshold is being measured; so many go in company.
 _STEP = 10
-# A level is given up at a threshold if it would fail even with the rest of the prompts this many standard errors
-# better than those so far. Giving up can only lose a claim, never make a wrong one.
-_HOPE_ERRORS = 3.0
+_MOST_PROMPTS = 100_000
+_BISECTIONS = 24  # of an upper bound: leaves 1e-7 of the range
 
-Losses = Mapping[str, NDArray[np.float64]]  # per loss: one value a prompt, on the [0, 1] scale
-
-
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """A level of a loss that somebody would like to be certified."""
-
-    loss: str
-    epsilon: float  # on the loss's natural scale
-
-    def __post_init__(self) -> None:
-        risk_named(self.loss)
-        if not 0.0 < self.epsilon < 1.0:
-            raise ConfigError(f"the level of {self.loss} is {self.epsilon}, but must lie strictly between 0 and 1")
-
-    @property
-    def unit_epsilon(self) -> float:
-        """The level on the [0, 1] scale of the bounds."""
-        return risk_named(self.loss).unit(self.epsilon)
+Losses = Mapping[str, Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +40,7 @@ class Plan:
     min_prompts: int
     alpha: float = 0.05
     bound: str = "betting"
+    frame: Frame = SHORT
 
     def __post_init__(self) -> None:
         pvalue_named(self.bound)
@@ -75,18 +57,37 @@ class Plan:
         if not 0.0 < self.alpha < 1.0:
             raise ConfigError(f"confidence is {1 - self.alpha:g}, but must lie strictly between 0 and 1")
 
-    def pvalue(self, aim: Aim, losses: NDArray[np.float64]) -> float:
-        """P-value of "the mean of this loss is above the aim's level"."""
-        return pvalue_named(self.bound)(losses, aim.unit_epsilon, self.alpha, self.num_prompts)
+    def pvalue(self, aim: Aim, losses: Sample) -> float:
+        """P-value of "at some of the lengths the mean of this loss is above the aim's level".
+
+        It is the largest of the lengths' own: to reject "some of them" each has to be rejected, and no alpha is spent
+        on their number (an intersection-union test).
+        """
+        values, levels = losses.units(aim.epsilon)
+        if self.bound == "betting":
+            return float(betting_pvalues(values, levels, self.alpha, self.num_prompts).max(initial=0.0))
+        pvalue = pvalue_named(self.bound)
+        columns = zip(values.T, levels.tolist(), strict=True)
+        return max((pvalue(column, level, self.alpha, self.num_prompts) for column, level in columns), default=0.0)
 
     def prompts_needed(self, aim: Aim) -> int:
         """Prompts without any loss at all that it would take to certify the aim: with fewer it is out of reach."""
-        unit = aim.unit_epsilon
-        guess = math.ceil(math.log(1.0 / self.alpha) / -math.log1p(-unit))
-        pvalue = pvalue_named(self.bound)
-        while pvalue(np.zeros(guess), unit, self.alpha, guess) > self.alpha:
-            guess += max(1, guess // 100)
-        return guess
+        return _prompts_needed(self, aim)
+
+
+@lru_cache
+def _prompts_needed(plan: Plan, aim: Aim) -> int:
+    least = float(Sample.clean(aim.loss, 1, plan.frame).units(aim.epsilon)[1].min(initial=0.999))
+    guess = max(1, math.ceil(math.log(1.0 / plan.alpha) / -math.log1p(-least)))
+    while (
+        dataclasses.replace(plan, num_prompts=guess, min_prompts=1).pvalue(
+            aim, Sample.clean(aim.loss, guess, plan.frame)
+        )
+        > plan.alpha
+        and guess < _MOST_PROMPTS
+    ):
+        guess += max(1, guess // 50)
+    return guess
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,7 @@ class Progress:
 
     def _hopeless(self, aim: Aim) -> bool:
         losses = self.losses[aim.loss]
-        error = float(losses.std()) / math.sqrt(len(losses))
-        rest = np.full(self.plan.num_prompts - len(losses), max(0.0, float(losses.mean()) - _HOPE_ERRORS * error))
-        return self.plan.pvalue(aim, np.concatenate([losses, rest])) > self.plan.alpha
+        return self.plan.pvalue(aim, losses.extended(self.plan.num_prompts - len(losses))) > self.plan.alpha
 
 
 # (threshold, prompts) -> (prompt, what was measured), as they are done
@@ -176,11 +175,11 @@ def calibrate(
         for row in _measured(range(plan.num_prompts), threshold, measure, journal):
             rows.append(row)
             if len(rows) % _STEP == 0 or len(rows) == plan.num_prompts:
-                now = Progress(plan, threshold, aims, _columns(rows))
+                now = Progress(plan, threshold, aims, _samples(plan, rows, aims))
                 report(now)
                 if now.settled:
                     break
-        return _columns(rows)
+        return _samples(plan, rows, aims)
 
     claims = fixed_sequence(plan, losses_at)
     for threshold, rows in measured.items():
@@ -190,7 +189,7 @@ def calibrate(
         for row in _measured(missing, threshold, measure, journal):
             rows.append(row)
             if len(rows) % _STEP == 0:
-                report(Progress(plan, threshold, aims, _columns(rows)))
+                report(Progress(plan, threshold, aims, _samples(plan, rows, aims)))
     return [_grid_row(plan, threshold, rows) for threshold, rows in measured.items()], claims
 
 
@@ -205,20 +204,28 @@ def _measured(prompts: range, threshold: float, measure: Measure, journal: Measu
         yield from (found for found in known.values() if found is not None)
 
 
-def _columns(rows: Sequence[Measurement]) -> dict[str, NDArray[np.float64]]:
-    return {name: np.array([row.losses[name] for row in rows]) for name in rows[0].losses}
+def _samples(plan: Plan, rows: Sequence[Measurement], aims: Sequence[Aim]) -> dict[str, Sample]:
+    return {name: Sample.of(name, rows, plan.frame) for name in {aim.loss for aim in aims}}
 
 
-def _upper(plan: Plan, loss: str, losses: NDArray[np.float64]) -> float:
-    return risk_named(loss).value(upper_bound(losses, plan.alpha, plan.bound, plan.num_prompts))
+def _upper(plan: Plan, loss: str, losses: Sample) -> float:
+    """The smallest level found that this sample rejects for all lengths at once; the loss's largest value if none."""
+    kept, rejected = max(losses.risk.low, losses.worst_mean), losses.risk.high
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (kept + rejected)
+        if middle > 0.0 and plan.pvalue(Aim(loss, middle), losses) <= plan.alpha:
+            rejected = middle
+        else:
+            kept = middle
+    return rejected
 
 
 def _grid_row(plan: Plan, threshold: float, rows: Sequence[Measurement]) -> GridRow:
-    columns = _columns(rows)
+    samples = {name: Sample.of(name, rows, plan.frame) for name in rows[0].losses}
     return GridRow(
         threshold=threshold,
         num_prompts=len(rows),
         calls_per_token=sum(row.target_calls for row in rows) / max(1, sum(row.num_tokens for row in rows)),
-        means={name: risk_named(name).value(float(losses.mean())) for name, losses in columns.items()},
-        uppers={name: _upper(plan, name, losses) for name, losses in columns.items()},
+        means={name: losses.mean for name, losses in samples.items()},
+        uppers={name: _upper(plan, name, losses) for name, losses in samples.items()},
     )

@@ -12,14 +12,14 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sprinter.certify.risks import RISKS
 from sprinter.errors import CertificateError
 
-FORMAT = 1
+FORMAT = 2  # 1, read as well: of means over texts, at one length, without the arithmetic or its prompts' hashes
 _ADVICE = "make a new one with `sprinter calibrate`"
 
 
@@ -44,10 +44,21 @@ class Setting:
     survival: str = ""
     # Who drafts, where it is not the draft model alone, and the rule where it is not rejection.
     drafted: str = ""
+    prompts: str = "plain"  # or "chat": put into the model's chat template
+    # What every text is held to; None for no limit.
+    max_total_tv: float | None = None
+    max_atypical_tokens: float | None = None
+    # By part: what computes, as far as a number of it could make another token come out; {} in old files.
+    arithmetic: dict[str, str] = field(default_factory=dict)
 
     def mismatches(self, other: Setting) -> list[str]:
         """One phrase per field in which `other` differs."""
-        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        names = [f.name for f in dataclasses.fields(self) if f.name != "arithmetic"]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        if self.arithmetic:
+            ours, theirs = self.arithmetic, other.arithmetic
+            parts = sorted(ours.keys() | theirs.keys())
+            pairs += [(f"the arithmetic of {part}", ours.get(part, ""), theirs.get(part, "")) for part in parts]
         return [
             f"{name} is {_short(theirs)}, certified {_short(ours)}" for name, ours, theirs in pairs if ours != theirs
         ]
@@ -72,6 +83,7 @@ class Claim:
     epsilon: float
     threshold: float | None
     pvalues: list[float]  # of the thresholds tried, from the safest on
+    pilot_calls: float | None = None  # target calls per token that a pilot on other prompts expected of this level
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +99,49 @@ class Certificate:
     grid: list[GridRow]
     claims: list[Claim]
     made: dict[str, str]  # how: command, versions, device, time
+    shortest: int = 0  # claims are about every text length from this one on; 0 in old files, about one length alone
+    hashes: list[str] = field(default_factory=list)  # of the calibration prompts, see `prompt_hash`
 
-    def statement(self, claim: Claim) -> str:
-        """The claim in plain words."""
+    @property
+    def is_old(self) -> bool:
+        """Whether it was made before claims covered every length."""
+        return self.shortest == 0
+
+    def statement(self, claim: Claim, confidence: float | None = None) -> str:
+        """The claim in plain words; `confidence` where it is less than the certificate's own."""
         if claim.threshold is None:
             return (
                 f"No threshold could be certified for {RISKS[claim.loss].says} of at most {claim.epsilon:g} from "
                 f"{self.num_prompts} prompts: exact decoding is used instead."
             )
+        risk, kind = RISKS[claim.loss], "chats" if self.setting.prompts == "chat" else "prompts"
+        if self.is_old or not risk.by_token:
+            lengths = f"up to {self.max_new_tokens} new tokens each"
+        elif self.shortest < self.max_new_tokens:
+            lengths = f"cut after any number of new tokens from {self.shortest} to {self.max_new_tokens}"
+        else:
+            lengths = f"{self.max_new_tokens} new tokens each"
+        by_text = ", text by text," if self.is_old and risk.by_token else ""
         return (
-            f"Over the draw of the calibration prompts, with probability at least {self.confidence:g}, "
-            f"{RISKS[claim.loss].says} on prompts like these (up to {self.max_new_tokens} new tokens each) "
-            f"is at most {claim.epsilon:g}."
+            f"Over the draw of the calibration prompts, with probability at least "
+            f"{self.confidence if confidence is None else confidence:g}, "
+            f"{risk.says}{by_text} on {kind} like these ({lengths}) is at most {claim.epsilon:g}."
         )
 
     def caveat(self, num_tokens: int) -> str | None:
-        """What a text of up to `num_tokens` new tokens leaves unproven, in one line; None for no longer ones."""
-        if num_tokens <= self.max_new_tokens:
-            return None
-        return (
-            f"The certificate is about means over at most {self.max_new_tokens} new tokens; up to {num_tokens} were "
-            "asked for, and about the mean over a longer text it promises nothing."
-        )
+        """Why nothing is promised about texts of up to `num_tokens` new tokens, in one line; None where it is."""
+        if num_tokens > self.max_new_tokens:
+            return (
+                f"The certificate is about means over at most {self.max_new_tokens} new tokens; up to {num_tokens} "
+                f"were asked for, and about the mean over a longer text it promises nothing: ask for -n "
+                f"{self.max_new_tokens}, or for a limit that holds for every text (--max-total-tv)."
+            )
+        if 0 < num_tokens < self.shortest:
+            return (
+                f"The certificate is about means over at least {self.shortest} new tokens; {num_tokens} were asked "
+                "for, and about fewer it promises nothing."
+            )
+        return None
 
     def require_match(self, setting: Setting) -> None:
         """Raise CertificateError naming every field in which `setting` is not the certified one."""
@@ -151,7 +184,7 @@ class Certificate:
     def save(self, path: Path) -> None:
         """Write the certificate as JSON, complete or not at all."""
         body = dataclasses.asdict(self)
-        content = {"format": FORMAT, "checksum": _checksum(body), **body}
+        content = {"format": 1 if self.is_old else FORMAT, "checksum": _checksum(body), **body}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
@@ -184,15 +217,22 @@ class Certificate:
         if not isinstance(content, dict):
             raise CertificateError("not a certificate: the file holds no JSON object")
         # By type too, since true equals 1.
-        if (version := content.pop("format", None)) != FORMAT or type(version) is not int:
-            raise CertificateError(f"not a certificate of format {FORMAT}")
+        if (version := content.pop("format", None)) not in (1, FORMAT) or type(version) is not int:
+            raise CertificateError(f"not a certificate of format 1 or {FORMAT}")
         checksum = content.pop("checksum", None)
         certificate = _decode(cls, content, "certificate")
         assert isinstance(certificate, cls)
         _check_consistent(certificate)
+        if certificate.is_old != (version == 1):
+            raise CertificateError(f"of format {version}, but it does not say what one of that format says")
         if checksum != _checksum(content):
             raise CertificateError("the checksum does not fit the content: the file was edited or damaged")
         return certificate
+
+
+def prompt_hash(prompt: str) -> str:
+    """What is kept of a prompt: 8 bytes of the SHA-256 of its text without blanks at its ends."""
+    return hashlib.sha256(prompt.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
@@ -248,7 +288,11 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise CertificateError(f"{where} is {_printable(value)}, not an object")
     hints = typing.get_type_hints(kind)
-    needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    needed = {
+        each.name
+        for each in dataclasses.fields(kind)
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+    }
     for problem, keys in (
         ("misses", needed - value.keys()),
         ("has the unknown key", value.keys() - hints.keys()),
@@ -281,7 +325,7 @@ def _check_consistent(certificate: Certificate) -> None:
     )
     claims_fit = all(
         claim.loss in RISKS
-        and 0 < claim.epsilon < 1
+        and 0 < claim.epsilon < RISKS[claim.loss].high
         and all(0 <= p <= 1 for p in claim.pvalues)
         and len(claim.pvalues) <= len(thresholds)
         and (claim.threshold is None or claim.threshold in thresholds[: len(claim.pvalues)])
@@ -291,6 +335,7 @@ def _check_consistent(certificate: Certificate) -> None:
         "confidence is not between 0 and 1": 0 < certificate.confidence < 1,
         "num_prompts is below 1": certificate.num_prompts >= 1,
         "max_new_tokens is below 1": certificate.max_new_tokens >= 1,
+        "shortest is not a length of these texts": 0 <= certificate.shortest <= certificate.max_new_tokens,
         "the grid does not go from safe to fast": all(a > b for a, b in itertools.pairwise(thresholds)),
         "a row of the grid is impossible": rows_fit,
         "a claim is impossible or does not belong to the grid": claims_fit,

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sprinter.build import Pair, settle
-from sprinter.certify.certificate import Certificate, Setting
+from sprinter.certify.aims import Aim
+from sprinter.certify.arithmetic import arithmetic_of
+from sprinter.certify.certificate import Certificate, Claim, Setting
 from sprinter.certify.guard import Action, Watch
 from sprinter.config import Config, DecodingConfig, survival_by
+from sprinter.core.records import NO_BUDGET, Budget
 from sprinter.core.sampling import Sampling
 from sprinter.drafters.copies import PROMPT
 from sprinter.errors import CertificateError, ConfigError
@@ -34,17 +37,28 @@ class Wish:
 
     max_tv: float | None = None
     max_atypical: float | None = None
+    max_excess: float | None = None
+    max_deficit: float | None = None
+    max_repeated: float | None = None
     confidence: float = 0.95
     certificate: Path | str | None = None  # a file or a folder of them; None: the shipped ones
 
     def __post_init__(self) -> None:
         if self.certificate is not None and not self.levels:
             raise ConfigError("a certificate does nothing alone: ask for a level, max_tv or max_atypical")
+        for loss, level in self.levels.items():
+            Aim(loss, level)  # raises for a level out of range
 
     @property
     def levels(self) -> dict[str, float]:
         """The levels asked for by loss; empty where nothing is wished."""
-        levels = {"tv": self.max_tv, "atypical": self.max_atypical}
+        levels = {
+            "tv": self.max_tv,
+            "atypical": self.max_atypical,
+            "excess": self.max_excess,
+            "deficit": self.max_deficit,
+            "repeated": self.max_repeated,
+        }
         return {loss: level for loss, level in levels.items() if level is not None}
 
 
@@ -56,12 +70,23 @@ class Choice:
     path: Path
     threshold: float
     levels: dict[str, float]
-    statements: tuple[str, ...]
-    caveat: str | None  # what is asked for and not covered; None where all is
+    confidence: float
+    statements: tuple[str, ...]  # none where a caveat says that nothing is promised
+    caveat: str | None  # why nothing is promised about what was asked for; None where something is
 
     def at(self, threshold: float, config: Config) -> Config:
         """`config` at another threshold, as a guard of this choice asks for it; inf decodes exactly."""
-        return dataclasses.replace(config, decoding=self.apply(config.decoding, threshold))
+        made = dataclasses.replace(config, decoding=self.apply(config.decoding, threshold))
+        if math.isinf(threshold):
+            return made
+        setting = self.certificate.setting
+        atypical = setting.max_atypical_tokens
+        generation = dataclasses.replace(
+            config.generation,
+            max_total_tv=setting.max_total_tv,
+            max_atypical_tokens=None if atypical is None else int(atypical),
+        )
+        return dataclasses.replace(made, generation=generation)
 
     def watch(self, loss: str, action: Action = "tighten") -> Watch:
         """What a guard needs to watch one of the granted levels."""
@@ -76,9 +101,10 @@ class Choice:
         """The choice as JSON types."""
         return {
             "file": self.path.name,
-            "confidence": self.certificate.confidence,
+            "confidence": self.confidence,
             "levels": self.levels,
             "max_new_tokens": self.certificate.max_new_tokens,
+            "shortest": self.certificate.shortest,
             "threshold": self.threshold if math.isfinite(self.threshold) else None,
             "statements": list(self.statements),
             "caveat": self.caveat,
@@ -99,10 +125,18 @@ class Choice:
         return dataclasses.replace(config, **prescribed)
 
 
-def grant(
-    wish: Wish, pair: Pair, config: DecodingConfig, sampling: Sampling, num_tokens: int, given: Collection[str] = ()
-) -> Choice:
-    """The certificate that grants a wish for texts of up to `num_tokens` new tokens. Loads the pair.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be written, as far as a certificate must know."""
+
+    sampling: Sampling
+    num_tokens: int = 0  # most new tokens; 0: as many as the certificate speaks of
+    budget: Budget = NO_BUDGET
+    chat: bool = False
+
+
+def grant(wish: Wish, pair: Pair, config: DecodingConfig, asked: Asked, given: Collection[str] = ()) -> Choice:
+    """The certificate that grants a wish for such texts. Loads the pair.
 
     Settings of OPEN_SETTINGS that are named in `given` or are not the default are the user's; the others are the
     certificate's to choose. Raises CertificateError, naming the mismatch, if no certificate grants the wish, and
@@ -113,11 +147,11 @@ def grant(
             raise ConfigError(f"{name} contradicts a certified level, whose certificate sets the threshold: give one")
     insisted = {name for name in OPEN_SETTINGS if getattr(config, name) != getattr(DecodingConfig(), name)}
     found = find_certificates(Path(wish.certificate or SHIPPED).expanduser())
-    setting = setting_of(pair, config, sampling)
-    return choose(found, setting, wish.levels, wish.confidence, insisted | set(given), num_tokens)
+    setting = setting_of(pair, config, asked)
+    return choose(found, setting, wish.levels, wish.confidence, insisted | set(given), asked.num_tokens)
 
 
-def setting_of(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Setting:
+def setting_of(pair: Pair, config: DecodingConfig, asked: Asked) -> Setting:
     """What a certificate made or used with these settings depends on. Loads the pair."""
     way, told = config.way, config.settled()
     if "threshold" not in way.obeys() or not find("rules", way.rule).exact:
@@ -143,9 +177,13 @@ def setting_of(pair: Pair, config: DecodingConfig, sampling: Sampling) -> Settin
         preset=config.preset,
         max_draft=config.draft_cap or 0,
         lookahead=1.0 if config.lookahead is None else config.lookahead,
-        sampling=_plain(sampling),
+        sampling=_plain(asked.sampling),
         survival=config.survival,
         drafted=_drafted(config),
+        prompts="chat" if asked.chat else "plain",
+        max_total_tv=_finite(asked.budget.total_tv),
+        max_atypical_tokens=_finite(asked.budget.atypical),
+        arithmetic=arithmetic_of(target, draft),
     )
 
 
@@ -161,6 +199,10 @@ def _drafted(config: DecodingConfig) -> str:
             value = [word if word == PROMPT else sha256(word.encode()).hexdigest()[:12] for word in value]
         words.append(f"{name} {value}")
     return f"{way.drafter} by {way.rule}: {', '.join(words)}"
+
+
+def _finite(limit: float) -> float | None:
+    return limit if math.isfinite(limit) else None
 
 
 def _plain(sampling: Sampling) -> dict[str, float | int | list[int]]:
@@ -189,32 +231,79 @@ def choose(
     given: Collection[str] = (),
     num_tokens: int = 0,
 ) -> Choice:
-    """Of the certificates that fit and grant every wanted level, the one that calls the target least.
+    """The certificate that grants every wanted level of texts of `num_tokens` new tokens (0: of its own length).
 
-    One about texts of `num_tokens` new tokens or more goes before any about shorter ones, exact decoding comes last.
-    `given` names settings of OPEN_SETTINGS the user insists on. Raises CertificateError naming what stands in the way
-    of the one that comes closest.
+    Several may fit. Which one speaks must not depend on the calibrations that made them, or their confidences would not
+    stand: those that cover the texts go first, then the one of which a pilot on other prompts expected the fewest
+    target calls. If that one proved nothing, the next may speak only where the wish leaves room for both being wrong;
+    else decoding is exact. `given` names settings of OPEN_SETTINGS the user insists on. Raises CertificateError naming
+    what stands in the way of the one that comes closest.
     """
-    fitting: list[tuple[bool, bool, float, Choice]] = []
+    fitting: list[_Candidate] = []
     refusals: list[tuple[int, str]] = []
     for path, certificate in found:
-        own = {name: getattr(certificate.setting, name) for name in OPEN_SETTINGS if name not in given}
-        adapted = dataclasses.replace(setting, **own)
-        # It follows from the scorer, which may be the certificate's by now.
-        adapted = dataclasses.replace(adapted, survival=survival_by(adapted.method, adapted.scorer))
+        adapted = _adapted(setting, certificate, given)
         try:
             certificate.require_match(adapted)
             threshold = certificate.threshold_for(wanted, confidence)
         except CertificateError as error:
             refusals.append((len(certificate.setting.mismatches(adapted)), f"{path.name}: {error}"))
             continue
-        # Exact decoding keeps every promise at any length.
-        caveat = certificate.caveat(num_tokens) if math.isfinite(threshold) else None
         claims = [certificate.claim_for(loss, epsilon) for loss, epsilon in wanted.items()]
-        calls = [row.calls_per_token for row in certificate.grid if row.threshold == threshold]
-        statements = tuple(certificate.statement(claim) for claim in claims)
-        choice = Choice(certificate, path, threshold, dict(wanted), statements, caveat)
-        fitting.append((math.isinf(threshold), caveat is not None, calls[0] if calls else math.inf, choice))
+        fitting.append(_Candidate(path, certificate, claims, threshold, _uncovered(certificate, setting, num_tokens)))
     if not fitting:
         raise CertificateError(min(refusals)[1])
-    return min(fitting, key=lambda ranked: ranked[:3])[3]
+    fitting.sort(key=lambda candidate: candidate.rank)
+    speaking = [fitting[0]]
+    for candidate in fitting[1:]:
+        if sum(one.alpha for one in speaking) + candidate.alpha <= 1 - confidence + 1e-9:
+            speaking.append(candidate)
+    chosen = next((one for one in speaking if math.isfinite(one.threshold)), speaking[0])
+    return chosen.choice(dict(wanted), round(1 - sum(one.alpha for one in speaking), 12))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    path: Path
+    certificate: Certificate
+    claims: list[Claim]
+    threshold: float
+    uncovered: str | None
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.certificate.confidence
+
+    @property
+    def rank(self) -> tuple[bool, float, bool, str]:
+        """By nothing that the calibration prompts have told."""
+        expected = [math.inf if claim.pilot_calls is None else claim.pilot_calls for claim in self.claims]
+        # A verifier's output that is trained for the loss asked for is likely to serve it best.
+        apt = "accept" if self.claims[0].loss == "tv" else "typical"
+        return self.uncovered is not None, max(expected), self.certificate.setting.scorer != apt, self.path.name
+
+    def choice(self, levels: dict[str, float], confidence: float) -> Choice:
+        # Exact decoding keeps every promise, of any text.
+        caveat = self.uncovered if math.isfinite(self.threshold) else None
+        told = () if caveat else tuple(self.certificate.statement(claim, confidence) for claim in self.claims)
+        return Choice(self.certificate, self.path, self.threshold, levels, confidence, told, caveat)
+
+
+def _adapted(setting: Setting, certificate: Certificate, given: Collection[str]) -> Setting:
+    """`setting` with what the certificate may choose; chats are compared by `_uncovered`."""
+    theirs = certificate.setting
+    own: dict[str, Any] = {name: getattr(theirs, name) for name in OPEN_SETTINGS if name not in given}
+    if setting.max_total_tv is None and setting.max_atypical_tokens is None:
+        own |= {name: getattr(theirs, name) for name in ("max_total_tv", "max_atypical_tokens")}
+    adapted = dataclasses.replace(setting, **own, prompts=theirs.prompts)
+    # It follows from the scorer, which may be the certificate's by now.
+    return dataclasses.replace(adapted, survival=survival_by(adapted.method, adapted.scorer))
+
+
+def _uncovered(certificate: Certificate, setting: Setting, num_tokens: int) -> str | None:
+    """Why the certificate says nothing of such texts though it was made for these parts; None where it does."""
+    made = certificate.setting.prompts
+    if made != setting.prompts:
+        kinds = {"plain": "plain prompts, which texts go on from", "chat": "chats"}
+        return f"The certificate was made for {kinds[made]}; about {kinds[setting.prompts]} it promises nothing."
+    return certificate.caveat(num_tokens)

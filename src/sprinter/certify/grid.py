@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sprinter.certify.calibrate import Aim
-from sprinter.certify.certificate import Certificate, Setting
-from sprinter.certify.risks import risk_named
+from sprinter.certify.aims import Aim
+from sprinter.certify.certificate import Certificate, GridRow, Setting
+from sprinter.certify.risks import Frame, risk_named
 from sprinter.errors import ConfigError
 
 # Shares of the largest provable mean at which a threshold is placed. The last lies above it, since a pilot may err.
@@ -18,13 +19,33 @@ _SHARES = (0.6, 0.85, 1.05)
 # A threshold that saves less than this share of the calls of the one before it is not worth its prompts.
 _LEAST_SAVING = 0.03
 # What may differ between a pilot and a calibration: these shift the losses of a threshold, not what its scores mean.
-_FREE = ("method", "lookahead", "max_draft", "preset", "survival")
+_FREE = ("method", "lookahead", "max_draft", "preset", "survival", "drafted", "max_total_tv", "max_atypical_tokens")
 
 
-def grid_from_pilot(pilot: Certificate, aims: Sequence[Aim], num_prompts: int, alpha: float) -> tuple[float, ...]:
+def provable(aim: Aim, num_prompts: int, alpha: float, frame: Frame) -> float:
+    """The mean loss up to which a betting p-value proves an aim with so many prompts, about.
+
+    The range that counts is that of the longest texts, whose losses a pilot knows best.
+    """
+    risk = risk_named(aim.loss)
+    low, high = frame.spread(risk, frame.max_new_tokens)
+    return aim.epsilon - (high - low) * math.log(1.0 / alpha) / num_prompts
+
+
+def expected_calls(pilot: Certificate, aim: Aim, num_prompts: int, alpha: float, frame: Frame) -> float | None:
+    """Target calls per token where a pilot expects the aim to be proven; None where it saw nothing of it."""
+    rows = pilot.grid
+    if not rows or any(aim.loss not in row.means for row in rows):
+        return None
+    means, calls = _ascending(rows, aim.loss), [row.calls_per_token for row in rows]
+    return float(np.interp(provable(aim, num_prompts, alpha, frame), means, calls))
+
+
+def grid_from_pilot(
+    pilot: Certificate, aims: Sequence[Aim], num_prompts: int, alpha: float, frame: Frame
+) -> tuple[float, ...]:
     """Thresholds, safest first, around those where a pilot's mean losses come near what each aim can prove.
 
-    With n prompts a betting p-value proves a level epsilon about where the mean is below epsilon - log(1/alpha)/n.
     Between the pilot's thresholds losses and calls are taken to change along straight lines. The choice rests on the
     pilot alone, so the proof stands as long as the pilot's prompts are others than the calibration's.
     """
@@ -34,14 +55,10 @@ def grid_from_pilot(pilot: Certificate, aims: Sequence[Aim], num_prompts: int, a
         lack = f"no {missing[0]} losses" if missing else "fewer than 2 thresholds"
         raise ConfigError(f"the pilot has {lack}: run it over a wide grid, for looser levels of the same losses")
     thresholds = np.array([row.threshold for row in rows])
-    # A loss may seem to fall by chance; the slope keeps np.interp's abscissae ascending where it stays equal.
-    slope = 1e-9 * np.arange(len(rows))
     found = {float(thresholds[0])}
     for aim in aims:
-        means = np.maximum.accumulate([row.means[aim.loss] for row in rows]) + slope
-        low = risk_named(aim.loss).low
-        provable = aim.epsilon - (1.0 - low) * math.log(1.0 / alpha) / num_prompts
-        found |= {float(np.interp(share * provable, means, thresholds)) for share in _SHARES if provable > low}
+        means, most = _ascending(rows, aim.loss), provable(aim, num_prompts, alpha, frame)
+        found |= {float(np.interp(share * most, means, thresholds)) for share in _SHARES if most > 0}
     calls = np.interp(-np.array(sorted(found, reverse=True)), -thresholds, [row.calls_per_token for row in rows])
     kept: list[tuple[float, float]] = []
     for threshold, cost in zip(sorted(found, reverse=True), calls, strict=True):
@@ -50,10 +67,20 @@ def grid_from_pilot(pilot: Certificate, aims: Sequence[Aim], num_prompts: int, a
     return tuple(sorted({threshold for threshold, _ in kept}, reverse=True))
 
 
-def require_pilot_of(pilot: Certificate, setting: Setting, data: str) -> None:
-    """ConfigError for a pilot whose thresholds mean something else here, or that saw the calibration's own prompts."""
+def _ascending(rows: Sequence[GridRow], loss: str) -> NDArray[np.float64]:
+    """Mean losses made to rise: one may seem to fall by chance, and np.interp wants no two alike."""
+    rising: NDArray[np.float64] = np.maximum.accumulate([row.means[loss] for row in rows])
+    return rising + 1e-9 * np.arange(len(rows))
+
+
+def require_pilot_of(pilot: Certificate, setting: Setting, hashes: Sequence[str]) -> None:
+    """ConfigError for a pilot whose thresholds mean something else here, or that saw one of its prompts."""
     same = {name: getattr(setting, name) for name in _FREE}
     if wrong := dataclasses.replace(pilot.setting, **same).mismatches(setting):
         raise ConfigError(f"the pilot is for another setting: {'; '.join(wrong)}; run one with the same models")
-    if pilot.data == data:
-        raise ConfigError("the pilot ran on the calibration's own prompts, which would break the proof: give others")
+    if pilot.is_old:
+        raise ConfigError("the pilot does not say which prompts it saw: run it again")
+    if common := len(set(pilot.hashes) & set(hashes)):
+        raise ConfigError(
+            f"the pilot saw {common} of the calibration's own prompts, which would break the proof: give others"
+        )

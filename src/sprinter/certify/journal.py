@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ from sprinter.journal import Journal
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One prompt decoded at one threshold: its losses on the [0, 1] scale and what it cost."""
+    """One prompt decoded at one threshold: its losses (a value a token, or one a text) and what it cost."""
 
-    losses: Mapping[str, float]
+    losses: Mapping[str, Sequence[float]]
     num_tokens: int
     target_calls: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Row(Measurement):
+class _Row:
     threshold: float
     prompt: int
+    losses: dict[str, list[float]]
+    num_tokens: int
+    target_calls: int
 
 
 class Measurements(Journal):
@@ -37,7 +40,7 @@ class Measurements(Journal):
         self._known: dict[tuple[float, int], Measurement] = {}
         for number, found in enumerate(self.rows, start=2):
             row = door.as_kind(found, _Row, f"{path}, line {number},")
-            self._known[row.threshold, row.prompt] = row
+            self._known[row.threshold, row.prompt] = Measurement(row.losses, row.num_tokens, row.target_calls)
 
     def __len__(self) -> int:
         return len(self._known)

@@ -1,44 +1,45 @@
-"""Losses of one prompt, each in [0, 1], so that one machinery bounds the mean of any of them."""
+"""Losses that can be certified: what a text gives to each, and within which range that lies for sure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sprinter.core.records import Generation
+from sprinter.core.records import NO_BUDGET, Budget, Generation
+from sprinter.core.sampling import Sampling
 from sprinter.errors import ConfigError, DataError
+from sprinter.observers.audit import DEFICIT_CLIP, Audit, repeated_share
 from sprinter.rouge import overlap
+
+SHORTEST = 8  # tokens; claims are about texts of this length and every longer one up to the limit
 
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """A loss that can be certified, and how its values map onto [0, 1].
-
-    unit = (value - low) / (1 - low); `low` is 0 except for the excess, which may be negative.
-    """
+    """A loss and the range of its values; `by_token`: it is a mean over tokens, else one value a text."""
 
     name: str
     says: str  # completes "..., <says> is at most 0.05"
     low: float = 0.0
-
-    def unit(self, value: float) -> float:
-        """A value, or a level, of this risk on the [0, 1] scale of the bounds."""
-        return (value - self.low) / (1.0 - self.low)
-
-    def value(self, unit: float) -> float:
-        """The inverse of `unit`."""
-        return self.low + unit * (1.0 - self.low)
+    high: float = 1.0
+    by_token: bool = True
 
 
 RISKS: Mapping[str, Risk] = {
     risk.name: risk
     for risk in (
         Risk("tv", "mean total variation per token"),
-        Risk("atypical", "the mean share of tokens the target finds atypical"),
-        # The target's own rate is estimated per position and taken off, so a prompt's excess lies in [-1, 1]. Half the
-        # scale is spent on negative values: certifying it takes about twice the prompts.
-        Risk("excess", "the mean share of atypical tokens beyond the target's own", low=-1.0),
-        Risk("rouge", "mean 1 - ROUGE-L to the reference"),
+        Risk("atypical", "the share of tokens the target finds atypical"),
+        Risk("excess", "the share of atypical tokens beyond the target's own", low=-1.0),
+        Risk(
+            "deficit",
+            "the mean log-likelihood (nats, by the target) by which a token falls behind the target's own",
+            -DEFICIT_CLIP,
+            DEFICIT_CLIP,
+        ),
+        Risk("repeated", "the mean share of repeated 4-grams beyond the target's own text", -1.0, by_token=False),
+        Risk("rouge", "mean 1 - ROUGE-L to the reference", by_token=False),
     )
 }
 
@@ -50,27 +51,66 @@ def risk_named(name: str) -> Risk:
     return RISKS[name]
 
 
-def losses_of(generation: Generation, reference: str | None = None) -> dict[str, float]:
-    """Every loss of one generation on the [0, 1] scale; `rouge` only where there is a `reference`.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How long the texts are, how they are sampled and what each is held to: what bounds a loss for sure."""
 
-    The generation must have been closed by an audit call: the tokens the target never saw are the ones a verifier
-    was sure of, so leaving them out would flatter it. Raises DataError otherwise, CapabilityError where `rouge` is
-    wanted and rouge-score is missing.
+    max_new_tokens: int = 1
+    shortest: int = SHORTEST
+    plainly_greedy: bool = False  # neither a penalty nor a ban: the target itself is never atypical
+    budget: Budget = NO_BUDGET
+
+    @classmethod
+    def of(cls, max_new_tokens: int, sampling: Sampling, budget: Budget, shortest: int = SHORTEST) -> Frame:
+        """The frame of texts written with these settings."""
+        plain = sampling.greedy and sampling.repetition_penalty == 1 and not sampling.banned
+        return cls(max_new_tokens, shortest, plain, budget)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths claims are about, all at once."""
+        return tuple(range(min(self.shortest, self.max_new_tokens), self.max_new_tokens + 1))
+
+    def spread(self, risk: Risk, length: int) -> tuple[float, float]:
+        """(least, most) of a text's sum over its first `length` tokens, divided by `length`."""
+        tv, atypical = (min(1.0, limit / length) for limit in (self.budget.total_tv, self.budget.atypical))
+        greedy = self.plainly_greedy
+        return {
+            "tv": (0.0, tv),
+            # Where the target is never atypical, only vouched tokens are, and each costs a whole unit of variation.
+            "atypical": (0.0, min(tv, atypical) if greedy else 1.0),
+            "excess": (0.0 if greedy else -tv, min(tv, atypical)),
+            "deficit": (0.0 if greedy else risk.low, risk.high),
+        }.get(risk.name, (risk.low, risk.high))
+
+
+SHORT = Frame()  # texts of one token
+
+
+def losses_of(
+    generation: Generation, audit: Audit, reference: str | None = None, own: Sequence[int] | None = None
+) -> dict[str, list[float]]:
+    """Every loss of one generation: a value a token, or a single one of those that are about texts.
+
+    `rouge` needs a `reference`, `repeated` the target's `own` text. The generation must have been closed by an audit
+    call: the tokens the target never saw are the ones a verifier was sure of, so leaving them out would flatter it.
+    Raises DataError otherwise, CapabilityError where `rouge` is wanted and rouge-score is missing.
     """
-    report = generation.audit
-    if report is None:
-        raise DataError("the generation was not audited: calibrate with the audit on")
-    if report.tokens_unaudited:
+    count = generation.num_tokens
+    if len(audit.tokens) < count:
         raise DataError(
-            f"{report.tokens_unaudited} tokens were never audited: close each generation with an audit call"
+            f"{count - len(audit.tokens)} tokens were never audited: close each generation with an audit call"
         )
-    # An empty answer deviated nowhere.
-    values = {
-        "tv": report.mean_tv or 0.0,
-        "atypical": report.mean_atypical or 0.0,
-        "excess": (report.mean_atypical or 0.0) - (report.own_atypical or 0.0),
+    losses = {
+        "tv": audit.tv_losses[:count],
+        "atypical": [float(atypical) for atypical in audit.atypical[:count]],
+        "excess": audit.excess[:count],
+        "deficit": audit.deficits[:count],
     }
+    if any(map(math.isnan, losses["excess"])):
+        del losses["excess"]
+    if own is not None:
+        losses["repeated"] = [repeated_share(audit.tokens[:count]) - repeated_share(own)]
     if reference is not None:
-        values["rouge"] = 1.0 - overlap(generation.text, reference)["rougeL"]
-    # Rounding may leave a mean of ones a hair above 1.
-    return {name: min(1.0, max(0.0, RISKS[name].unit(value))) for name, value in values.items()}
+        losses["rouge"] = [1.0 - overlap(generation.text, reference)["rougeL"]]
+    return losses

@@ -46,6 +46,15 @@ def generate(
     max_atypical: float | None = typer.Option(
         None, "--max-atypical", help="The same for the share of atypical tokens."
     ),
+    max_excess: float | None = typer.Option(
+        None, "--max-excess", help="The same for atypical tokens beyond the target's own rate."
+    ),
+    max_deficit: float | None = typer.Option(
+        None, "--max-deficit", help="The same for log-likelihood behind the target's own, nats a token."
+    ),
+    max_repeated: float | None = typer.Option(
+        None, "--max-repeated", help="The same for repeated 4-grams beyond the target's own text."
+    ),
     confidence: float = typer.Option(0.95, help="Least confidence of the certificate."),
     certificate: Path | None = typer.Option(None, help=r"Certificate, or folder of them \[default: the shipped ones]."),
 ) -> None:
@@ -70,7 +79,8 @@ def generate(
     for name in ("stop", "options"):
         settings[name] = tuple(settings[name] or ()) or None
     named = [name for name, value in settings.items() if value is not None]
-    wish = {"max_tv": max_tv, "max_atypical": max_atypical, "confidence": confidence, "certificate": certificate}
+    levels = {"max_tv": max_tv, "max_atypical": max_atypical, "max_excess": max_excess, "max_deficit": max_deficit}
+    wish = {**levels, "max_repeated": max_repeated, "confidence": confidence, "certificate": certificate}
     names: list[str] = []
     if reference:
         from sprinter.cli.references import read_references
@@ -84,7 +94,7 @@ def generate(
         raise ConfigError("many texts need --file and --out, and neither a prompt, --color nor --explain beside them")
     from sprinter.cli.many import Job, write_many
 
-    code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish)
+    code = write_many(Job(file, out, batch, chat, as_json, schedule), made, wish, named)
     if code:
         raise typer.Exit(code)
 
@@ -113,7 +123,7 @@ def _write(text: str, settings: Config, wished: dict[str, Any], named: list[str]
     sprinter = Sprinter(Pair(settings.models))
     certified = None
     if wish.levels:
-        settings, choice = sprinter.certified(settings, wish, named)
+        settings, choice = sprinter.certified(settings, wish, named, look.chat)
         certified = choice.told()
         for line in (*choice.statements, *([choice.caveat] if choice.caveat else ())):
             typer.echo(line, err=True)

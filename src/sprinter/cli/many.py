@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -53,15 +53,18 @@ class Entry:
     request: Request | SprinterError
 
 
-def write_many(job: Job, config: Config, wish: Mapping[str, Any]) -> int:
-    """Write all texts of a job; the exit code. Raises ConfigError or DataError where nothing can be begun."""
+def write_many(job: Job, config: Config, wish: Mapping[str, Any], named: Collection[str] = ()) -> int:
+    """Write all texts of a job; the exit code. `named`: settings the user gave, even if they are the default.
+
+    Raises ConfigError or DataError where nothing can be begun.
+    """
     if job.out.exists():
         raise ConfigError(f"{job.out} is there already: name another --out, or delete it")
     content = _DOOR.read(job.file)
     entries = read_entries(job.file, content)
     if not entries:
         raise DataError(f"{job.file} holds no prompts: write one a line")
-    settings = _given(config) | {name: value for name, value in wish.items() if value is not None}
+    settings = _given(config, named) | {name: value for name, value in wish.items() if value is not None}
     run = {
         "prompts": sha256(content).hexdigest(),
         "models": dataclasses.asdict(config.models),
@@ -120,14 +123,14 @@ def _request(line: str, where: str) -> Request | SprinterError:
     return Request(prompt, row)  # type: ignore[arg-type]  # names and types are checked where the text begins
 
 
-def _given(config: Config) -> Row:
-    """The settings of a Config that are not the default, by name."""
+def _given(config: Config, named: Collection[str]) -> Row:
+    """The settings of a Config that are not the default, and a length that is, by name."""
     parts = (config.decoding, config.generation)
     return {
         field.name: getattr(part, field.name)
         for part in parts
         for field in dataclasses.fields(part)
-        if getattr(part, field.name) != field.default
+        if getattr(part, field.name) != field.default or (field.name == "max_new_tokens" and field.name in named)
     }
 
 

@@ -106,8 +106,9 @@ class Contracts:
             return Agreed(make_config(None, settings), contract)
         if isinstance(asked, ChatRequest):
             self._require_chat()
-        given = [name for name in ("scorer",) if getattr(told, name) is not None]
-        config, found = self.sprinter.certified(make_config(None, settings), self._wish(told), given)
+        given = ["max_new_tokens", *(name for name in ("scorer",) if getattr(told, name) is not None)]
+        chat = isinstance(asked, ChatRequest)
+        config, found = self.sprinter.certified(make_config(None, settings), self._wish(told), given, chat)
         if found.caveat is not None:
             raise ConfigError(f"certified was asked for: {found.caveat}")
         return self._guarded(config, found)
@@ -181,6 +182,9 @@ class Contracts:
         )
 
     def _require_chat(self) -> None:
+        found = find_certificates(self.terms.certificates or SHIPPED)
+        if any(certificate.setting.prompts == "chat" for _, certificate in found):
+            return
         raise ConfigError(
             "certified was asked for, and the certificates here were made with plain prompts, not with chats: ask for "
             "/v1/completions, or for contract exact"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sprinter.certify.certificate import Certificate, Claim, GridRow, Setting
 from sprinter.certify.choose import choose, find_certificates
+from sprinter.config import Config
 from sprinter.errors import CertificateError
 
 
@@ -48,7 +49,7 @@ def certificate() -> Certificate:
         Claim("atypical", 0.01, None, [0.3]),
         Claim("atypical", 0.02, 0.7, [0.001, 0.01, 0.04]),
     ]
-    return Certificate(setting(), 0.95, "betting", 200, 64, "d" * 64, rows, claims, {"sprinter": "0.1.0"})
+    return Certificate(setting(), 0.95, "betting", 200, 64, "d" * 64, rows, claims, {"sprinter": "0.1.0"}, 8)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_the_claim_says_over_what_it_holds() -> None:
     cert = certificate()
     assert cert.statement(cert.claims[1]) == (
         "Over the draw of the calibration prompts, with probability at least 0.95, mean total variation per token on "
-        "prompts like these (up to 64 new tokens each) is at most 0.05."
+        "prompts like these (cut after any number of new tokens from 8 to 64) is at most 0.05."
     )
     assert cert.statement(cert.claims[2]).startswith("No threshold could be certified")
 
@@ -102,11 +103,13 @@ def test_the_thresholds_certified_for_a_level_are_the_safe_end_of_the_grid() -> 
     assert certificate().certified_thresholds({"atypical": 0.01}) == []
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(setting())])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(setting()) if f.name != "arithmetic"])
 def test_every_difference_of_setting_is_refused_by_name(field: str) -> None:
     value: Any = getattr(setting(), field)
     if isinstance(value, dict):
         other: Any = {**value, "temperature": 1.0}
+    elif value is None:
+        other = 8.0
     else:
         other = value + 1 if isinstance(value, int | float) else "e" * 64
     changed = dataclasses.replace(setting(), **{field: other})
@@ -119,11 +122,16 @@ def test_a_certificate_older_than_the_survival_field_is_read_and_speaks_of_the_s
     ahead = dataclasses.replace(setting(), method="lookahead", lookahead=0.3, scorer="typical")
     dataclasses.replace(certificate(), setting=ahead).save(tmp_path / "new.json")
     content = json.loads((tmp_path / "new.json").read_text())
-    del content["setting"]["survival"], content["format"], content["checksum"]
+    del content["format"], content["checksum"], content["shortest"], content["hashes"]
+    for name in ("survival", "drafted", "prompts", "max_total_tv", "max_atypical_tokens", "arithmetic"):
+        del content["setting"][name]
+    for claim in content["claims"]:
+        del claim["pilot_calls"]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     (tmp_path / "old.json").write_text(json.dumps({"format": 1, "checksum": digest, **content}))
     old = Certificate.load(tmp_path / "old.json")
+    assert old.is_old
     assert old.setting.survival == ""
     # Today a lookahead by 'typical' asks the accept output about survival: an old certificate knows nothing of that.
     with pytest.raises(CertificateError, match="survival is accept, certified"):
@@ -134,19 +142,104 @@ def test_a_certificate_older_than_the_survival_field_is_read_and_speaks_of_the_s
     assert choose([(tmp_path / "new.json", new)], asked, {"tv": 0.05}, 0.95).threshold == 0.8
 
 
-def test_the_certificate_that_calls_the_target_least_is_chosen(tmp_path: Path) -> None:
-    cert = certificate()
-    fewer = [dataclasses.replace(row, calls_per_token=row.calls_per_token / 2) for row in cert.grid]
-    other = dataclasses.replace(
-        cert, grid=fewer, setting=dataclasses.replace(cert.setting, scorer="typical", verifier="c" * 64)
-    )
-    cert.save(tmp_path / "accept.json")
-    other.save(tmp_path / "typical.json")
+PASS = {"compiled pass": "1" * 64, "build options": "2" * 64}
+
+
+def test_another_arithmetic_is_refused_naming_the_part_and_an_old_certificate_does_not_know() -> None:
+    made = dataclasses.replace(certificate(), setting=dataclasses.replace(setting(), arithmetic=PASS))
+    made.require_match(made.setting)
+    for other, says in (
+        (
+            {**PASS, "build options": "3" * 64},
+            "the arithmetic of build options is 333333333333, certified 222222222222",
+        ),
+        ({**PASS, "torch": "2.14"}, "the arithmetic of torch is 2.14, certified "),
+        ({}, "the arithmetic of build options is , certified 222222222222; the arithmetic of compiled pass"),
+    ):
+        with pytest.raises(CertificateError, match=re.escape(says)):
+            made.require_match(dataclasses.replace(setting(), arithmetic=other))
+    certificate().require_match(made.setting)
+
+
+def named(folder: Path, name: str, **changes: Any) -> None:
+    """A certificate in a file of its own; `pilot_calls` and `infeasible` go to all of its claims."""
+    pilot, infeasible = changes.pop("pilot_calls", None), changes.pop("infeasible", False)
+    scorer = changes.pop("scorer", "accept")
+    cert = dataclasses.replace(certificate(), setting=dataclasses.replace(setting(), scorer=scorer), **changes)
+    claims = [dataclasses.replace(claim, pilot_calls=pilot) for claim in cert.claims]
+    if infeasible:
+        claims = [dataclasses.replace(claim, threshold=None) for claim in claims]
+    dataclasses.replace(cert, claims=claims).save(folder / name)
+
+
+def test_of_several_certificates_the_pilot_chooses_whatever_the_calibrations_found(tmp_path: Path) -> None:
+    # The calibration of the second found fewer calls: choosing by that would be choosing by its luck.
+    lucky = [dataclasses.replace(row, calls_per_token=row.calls_per_token / 2) for row in certificate().grid]
+    named(tmp_path, "a.json", pilot_calls=0.4)
+    named(tmp_path, "b.json", pilot_calls=0.5, scorer="typical", grid=lucky)
     found = find_certificates(tmp_path)
-    assert choose(found, setting(), {"tv": 0.05}, 0.95).path.name == "typical.json"
-    assert choose(found, setting(), {"tv": 0.05}, 0.95, given=["scorer"]).path.name == "accept.json"
+    chosen = choose(found, setting(), {"tv": 0.05}, 0.95)
+    assert (chosen.path.name, chosen.confidence) == ("a.json", 0.95)
+    assert "with probability at least 0.95" in chosen.statements[0]
+    assert choose(found, setting(), {"tv": 0.05}, 0.95, given=["scorer"]).path.name == "a.json"
+
+
+def test_a_second_certificate_speaks_only_where_the_wish_leaves_room_for_both(tmp_path: Path) -> None:
+    named(tmp_path, "a.json", pilot_calls=0.4, infeasible=True)
+    named(tmp_path, "b.json", pilot_calls=0.5, scorer="typical")
+    found = find_certificates(tmp_path)
+    # Whichever of the two is feasible would speak: that either is wrong has a chance of up to 0.1.
+    assert math.isinf(choose(found, setting(), {"tv": 0.05}, 0.95).threshold)
+    second = choose(found, setting(), {"tv": 0.05}, 0.9)
+    assert (second.path.name, second.threshold, second.confidence) == ("b.json", 0.8, 0.9)
+    assert "with probability at least 0.9," in second.statements[0]
+    # The same holds where the first is feasible: what is stated must not depend on how it came out.
+    named(tmp_path, "a.json", pilot_calls=0.4)
+    assert choose(find_certificates(tmp_path), setting(), {"tv": 0.05}, 0.9).confidence == 0.9
+
+
+def test_without_a_pilot_the_output_trained_for_the_loss_goes_first(tmp_path: Path) -> None:
+    named(tmp_path, "a.json", scorer="typical")
+    named(tmp_path, "b.json")
+    found = find_certificates(tmp_path)
+    assert choose(found, setting(), {"tv": 0.05}, 0.95).path.name == "b.json"
+    assert choose(found, setting(), {"atypical": 0.02}, 0.95).path.name == "a.json"
     # An infeasible claim is granted by exact decoding only.
     assert math.isinf(choose(found, setting(), {"atypical": 0.01}, 0.95).threshold)
+
+
+def test_a_chat_gets_no_claim_made_for_plain_prompts(tmp_path: Path) -> None:
+    named(tmp_path, "a.json")
+    asked = dataclasses.replace(setting(), prompts="chat")
+    choice = choose(find_certificates(tmp_path), asked, {"tv": 0.05}, 0.95, num_tokens=64)
+    assert (choice.threshold, choice.statements) == (0.8, ())
+    assert choice.caveat is not None and "made for plain prompts" in choice.caveat and "about chats" in choice.caveat
+    chats = dataclasses.replace(certificate(), setting=asked)
+    chats.save(tmp_path / "b.json")
+    covered = choose(find_certificates(tmp_path), asked, {"tv": 0.05}, 0.95, num_tokens=64)
+    assert (covered.path.name, covered.caveat) == ("b.json", None)
+    assert "on chats like these" in covered.statements[0]
+
+
+def test_a_budget_is_the_certificate_s_to_set_and_the_user_s_own_must_be_the_certified_one(tmp_path: Path) -> None:
+    held = dataclasses.replace(setting(), max_total_tv=16.0)
+    dataclasses.replace(certificate(), setting=held).save(tmp_path / "a.json")
+    found = find_certificates(tmp_path)
+    choice = choose(found, setting(), {"tv": 0.05}, 0.95)
+    assert choice.at(0.8, Config()).generation.max_total_tv == 16.0
+    assert choice.at(math.inf, Config()).generation.max_total_tv is None
+    with pytest.raises(CertificateError, match=r"max_total_tv is 8.0, certified 16.0"):
+        choose(found, dataclasses.replace(setting(), max_total_tv=8.0), {"tv": 0.05}, 0.95)
+
+
+def test_a_text_shorter_than_all_certified_ones_carries_a_caveat() -> None:
+    assert certificate().caveat(0) is None
+    assert [certificate().caveat(n) is None for n in (7, 8, 9, 63, 64, 65)] == [False, True, True, True, True, False]
+
+
+def test_an_old_certificate_says_that_it_weighs_text_by_text(tmp_path: Path) -> None:
+    old = dataclasses.replace(certificate(), shortest=0)
+    assert "per token, text by text, on prompts like these (up to 64 new tokens each)" in old.statement(old.claims[1])
 
 
 def test_a_longer_text_than_the_calibration_s_carries_a_caveat(tmp_path: Path) -> None:
@@ -161,13 +254,9 @@ def test_a_longer_text_than_the_calibration_s_carries_a_caveat(tmp_path: Path) -
     assert choose(found, setting(), {"atypical": 0.01}, 0.95, num_tokens=65).caveat is None
 
 
-def test_a_certificate_long_enough_goes_before_a_faster_one_and_exact_decoding_last(tmp_path: Path) -> None:
-    cert = certificate()
-    slow = [dataclasses.replace(row, calls_per_token=0.9) for row in cert.grid]
-    dataclasses.replace(cert, max_new_tokens=128, grid=slow).save(tmp_path / "long.json")
-    cert.save(tmp_path / "short.json")
-    none = [dataclasses.replace(claim, threshold=None) for claim in cert.claims]
-    dataclasses.replace(cert, max_new_tokens=512, claims=none).save(tmp_path / "infeasible.json")
+def test_a_certificate_long_enough_goes_before_one_that_a_pilot_expects_to_be_faster(tmp_path: Path) -> None:
+    named(tmp_path, "long.json", max_new_tokens=128, pilot_calls=0.9)
+    named(tmp_path, "short.json", pilot_calls=0.4)
     found = find_certificates(tmp_path)
     chosen = [choose(found, setting(), {"tv": 0.05}, 0.95, num_tokens=n).path.name for n in (64, 65, 129)]
     assert chosen == ["short.json", "long.json", "short.json"]
@@ -273,8 +362,9 @@ def test_any_value_exchanged_for_another_is_refused(place: tuple[Any, ...], valu
         ('"num_prompts": 200,\n "max', '"num_prompts": 0,\n "max', "num_prompts is below 1"),
         ('"bound": "betting"', '"bound": "betting", "note": 1', "unknown key 'note'"),
         ('"bound": "betting",', "", "misses 'bound'"),
-        ('"format": 1', '"format": true', "not a certificate of format 1"),
-        ('"format": 1', '"format": 2', "not a certificate of format 1"),
+        ('"format": 2', '"format": true', "not a certificate of format 1 or 2"),
+        ('"format": 2', '"format": 3', "not a certificate of format 1 or 2"),
+        ('"format": 2', '"format": 1', "of format 1, but it does not say"),
         ('"threshold": 0.8,\n   "num', '"threshold": 0.95,\n   "num', "does not go from safe to fast"),
     ],
 )

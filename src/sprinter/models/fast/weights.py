@@ -34,6 +34,7 @@ from sprinter.writing import clear_old, whole
 
 FORMATS: Final = ("int4", "int8", "bfloat16", "float32")
 _VERSION: Final = "3"  # of the cached layout; raise it whenever a cached file of old would be read wrongly
+LAYOUT: Final = f"v{_VERSION}"  # for a certificate: what was quantised otherwise is another model
 HEAD: Final = "head"
 NATIVE: Final = "native"  # marks the tensors the compiled forward pass reads
 Read = Callable[[str], Tensor]
