@@ -290,12 +290,12 @@ class _Candidate:
 
 
 def _adapted(setting: Setting, certificate: Certificate, given: Collection[str]) -> Setting:
-    """`setting` with what the certificate may choose; chats are compared by `_uncovered`."""
+    """`setting` with what the certificate may choose; chats and arithmetic are compared by `_uncovered`."""
     theirs = certificate.setting
     own: dict[str, Any] = {name: getattr(theirs, name) for name in OPEN_SETTINGS if name not in given}
     if setting.max_total_tv is None and setting.max_atypical_tokens is None:
         own |= {name: getattr(theirs, name) for name in ("max_total_tv", "max_atypical_tokens")}
-    adapted = dataclasses.replace(setting, **own, prompts=theirs.prompts)
+    adapted = dataclasses.replace(setting, **own, prompts=theirs.prompts, arithmetic=theirs.arithmetic)
     # It follows from the scorer, which may be the certificate's by now.
     return dataclasses.replace(adapted, survival=survival_by(adapted.method, adapted.scorer))
 
@@ -306,4 +306,9 @@ def _uncovered(certificate: Certificate, setting: Setting, num_tokens: int) -> s
     if made != setting.prompts:
         kinds = {"plain": "plain prompts, which texts go on from", "chat": "chats"}
         return f"The certificate was made for {kinds[made]}; about {kinds[setting.prompts]} it promises nothing."
+    same = dataclasses.replace(certificate.setting, arithmetic=setting.arithmetic)
+    if other := certificate.setting.mismatches(same):
+        return (
+            f"The certificate was made with another arithmetic, about this one it promises nothing: {'; '.join(other)}."
+        )
     return certificate.caveat(num_tokens)
