@@ -95,7 +95,8 @@ class Choice:
             raise ConfigError(f"there is no level of {loss!r} to watch: the certificate granted {had}")
         thresholds = tuple(self.certificate.certified_thresholds(self.levels))
         setting = json.dumps(dataclasses.asdict(self.certificate.setting), sort_keys=True)
-        return Watch(loss, self.levels[loss], thresholds, action, setting=setting)
+        length = self.certificate.max_new_tokens
+        return Watch(loss, self.levels[loss], thresholds, action, max_tokens=length, setting=setting)
 
     def told(self) -> dict[str, Any]:
         """The choice as JSON types."""
