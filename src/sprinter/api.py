@@ -25,7 +25,7 @@ from sprinter.engine import Engine
 from sprinter.errors import BatchError, CertificateWarning, ConfigError, SprinterError
 from sprinter.observers.clock import Stopwatch
 from sprinter.scheduler import Cheapest, Curves
-from sprinter.streams import Stream
+from sprinter.streams import Cut, Stream
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]  # a text to go on from, or the messages of a chat
@@ -241,15 +241,15 @@ class Sprinter:
         config: Config,
         chat: bool = False,
         observers: Sequence[Observer] = (),
-        ids: Sequence[int] | None = None,
+        cut: Cut | None = None,
     ) -> Stream:
         """As `stream`, from a whole Config; its models are those of this Sprinter.
 
-        `observers` look on. `ids` are the prompt's tokens, where it is cut already; `prompt` is then what it is called.
+        `observers` look on. `cut` is the prompt in tokens, where they are known; `prompt` is then what it is called.
         """
         with self._loading:  # models and recipes are made once, whichever thread asks first
             recipe = self.recipe(config.decoding)
-            return Stream(self.driver, self.pair, config, recipe, prompt, chat, observers, ids)
+            return Stream(self.driver, self.pair, config, recipe, prompt, chat, observers, cut)
 
     def certified(
         self, config: Config, wish: Wish, given: Collection[str] = (), chat: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -12,12 +13,25 @@ from sprinter.config import Config
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.records import NO_BUDGET, Generation, Token
+from sprinter.core.sampling import Sampling
 from sprinter.core.text import Text
 from sprinter.detokenise import TextStream
 from sprinter.driver import Driver
 from sprinter.errors import ConfigError
 from sprinter.gates.threshold import ThresholdGate
 from sprinter.observers.audit import Audit
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A prompt in tokens, and a sampling transform where it is one that a config cannot say."""
+
+    ids: Sequence[int]
+    sampling: Sampling | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.ids, default=0) < 0:
+            raise ConfigError(f"the prompt has token {min(self.ids)}: ids are 0 or more")
 
 
 class Stream:
@@ -32,23 +46,22 @@ class Stream:
         prompt: str | Sequence[Any],
         chat: bool,
         observers: Sequence[Observer] = (),
-        ids: Sequence[int] | None = None,
+        cut: Cut | None = None,
     ) -> None:
         tokenizer, settings = pair.tokenizer, config.generation
         plain = isinstance(prompt, str) and not chat
-        if not prompt and ids is None:
+        if not prompt and cut is None:
             raise ConfigError("the prompt is empty: write at least a word to go on from")
-        if ids is None:
-            ids = tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt)
-        elif min(ids, default=0) < 0:
-            raise ConfigError(f"the prompt has token {min(ids)}: ids are 0 or more")
+        if cut is None:
+            cut = Cut(tokenizer.encode(str(prompt)) if plain else tokenizer.encode_chat(prompt))
+        ids, sampling = cut.ids, cut.sampling or settings.sampling
         self.seed = secrets.randbelow(2**32) if settings.seed is None else settings.seed
         # Kept laws cost memory, and an account is only as good as whole: see `Audit`.
         self.audit = Audit.of(recipe, settings.budget, keeps_drafts=settings.audit == "close")
         self._driver, self._config, self._recipe = driver, config, recipe
         self._prompt = prompt if isinstance(prompt, str) else _question(prompt)
         limits = pair.limits(with_draft=recipe.runs_draft)
-        self.text = Text(ids, settings.max_new_tokens, settings.sampling, Chance(self.seed), limits)
+        self.text = Text(ids, settings.max_new_tokens, sampling, Chance(self.seed), limits)
         if settings.budget != NO_BUDGET:
             self.text.hold_to(self.audit.may_vouch)
         driver.begin(self.text, recipe, [self.audit, *observers])

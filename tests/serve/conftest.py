@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from tokenizers import decoders
 
 from sprinter.api import Sprinter
 from sprinter.models.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 NAME = "toy"
 
 
-def toy_sprinter(chunk: int | None = 16, pause_s: float = 0.0) -> Sprinter:
+def toy_sprinter(chunk: int | None = 16, pause_s: float = 0.0, eos: tuple[int, ...] = ()) -> Sprinter:
     """Toys that know the words w0 .. w11, with a chat template; a pass of the target takes `pause_s` at least."""
     pair = toy_bench().pair
     target = pair.target
@@ -39,7 +40,8 @@ def toy_sprinter(chunk: int | None = 16, pause_s: float = 0.0) -> Sprinter:
 
     target.forward = slowly  # type: ignore[method-assign]
     known = pair.tokenizer
-    pair.__dict__["tokenizer"] = Tokenizer(known.fast, None, frozenset(), TEMPLATE, {})
+    known.fast.decoder = decoders.ByteLevel()  # words are bytes without a space between them
+    pair.__dict__["tokenizer"] = Tokenizer(known.fast, None, frozenset(eos), TEMPLATE, {})
     return Sprinter(pair, chunk=chunk)
 
 

@@ -42,7 +42,7 @@ class Reading:
         law = self._laws.get(row)
         if law is None:
             text, facts = self._text, self.facts(row)
-            context = text.context(row - 1) if text.sampling.repetition_penalty != 1 else ()
+            context = text.context(row - 1) if text.sampling.reads_context else ()
             best = None if facts is None else int(facts[0])
             law = self._laws[row] = text.sampling.law(self.logits(row), context, self.ids, best)
         return law

@@ -39,6 +39,11 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether a law depends on the tokens before it, beyond what the logits say of them."""
+        return self.repetition_penalty != 1
+
     def law(
         self, logits: FloatArray, context: Sequence[int], ids: IntArray | None = None, best: int | None = None
     ) -> Law:

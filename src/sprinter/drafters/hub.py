@@ -130,7 +130,7 @@ class TreeDrafter(ABC):
         """Draw the children of `node`, of which the model's `row` tells."""
         tree, ids = self._grown(text).tree, self.model.head_tokens
         logits, facts = writable(self.model, text, views, row)
-        context = self._context(text, node) if text.sampling.repetition_penalty != 1 else ()
+        context = self._context(text, node) if text.sampling.reads_context else ()
         law = text.sampling.law(logits, context, ids, int(facts[0]))
         hidden = None if views.hidden is None else views.hidden[row]
 

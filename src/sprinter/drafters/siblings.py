@@ -118,7 +118,7 @@ class SiblingDrafter:
         tree, chain, ids = text.tree, self._chain(text), self.model.head_tokens
         above = chain.above
         logits, facts = writable(self.model, text, views, 0)
-        context = text.context(above) if text.sampling.repetition_penalty != 1 else ()
+        context = text.context(above) if text.sampling.reads_context else ()
         law = text.sampling.law(logits, context, ids, int(facts[0]))
         hidden = None if views.hidden is None else views.hidden[0]
 

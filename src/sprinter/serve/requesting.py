@@ -14,9 +14,10 @@ from sprinter.core.text import Text
 from sprinter.errors import ConfigError, SprinterError
 from sprinter.observers.logprobs import Logprob, Logprobs
 from sprinter.serve.contracts import Agreed, Contracts
+from sprinter.serve.grammar import constrained, grammar_of
 from sprinter.serve.pump import Event, Order, Pump
 from sprinter.serve.requests import ChatRequest, CompletionRequest
-from sprinter.streams import Stream
+from sprinter.streams import Cut, Stream
 
 
 class BusyError(SprinterError):
@@ -62,6 +63,12 @@ class Requesting:
                 "logprobs are the target's own, which are known in time with contract 'exact' alone: ask for that, or "
                 "for no logprobs"
             )
+        form = asked.response_format
+        if form is not None and form.type != "text" and self.agreed.contract != "exact":
+            raise ConfigError(
+                "response_format is kept by testing every token: ask for contract 'exact', or for no response_format"
+            )
+        self._grammar = None if form is None else grammar_of(form, pump.sprinter.pair.tokenizer)
         self.prompts = self._cut()
         self.writings = [
             self._writing(number, ids, wanted)
@@ -131,7 +138,10 @@ class Requesting:
         Text(ids, config.generation.max_new_tokens, config.generation.sampling, Chance(0), limits)
         logprobs = None if wanted is None else Logprobs(wanted)
         observers = () if logprobs is None else (logprobs,)
-        start: Callable[[], Stream] = partial(sprinter.start, "", config, False, observers, ids)
+        sampling = None
+        if self._grammar is not None:
+            sampling = constrained(config.generation.sampling, self._grammar, sprinter.pair.tokenizer, len(ids))
+        start: Callable[[], Stream] = partial(sprinter.start, "", config, False, observers, Cut(ids, sampling))
         deliver = partial(self._deliver, index)
         return Writing(index, Order(start, deliver, self._began + self._limit_s), logprobs)
 

@@ -36,6 +36,44 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
+class JsonSchema(_Strict):
+    """A schema with its name."""
+
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class AsText(_Strict):
+    """No constraint."""
+
+    type: Literal["text"]
+
+
+class AsObject(_Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class AsSchema(_Strict):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class AsGrammar(_Strict):
+    """A context-free grammar in Lark's notation, or a regular expression."""
+
+    type: Literal["grammar", "regex"]
+    pattern: str = Field(min_length=1, max_length=100_000)
+
+
+ResponseFormat = Annotated[AsText | AsObject | AsSchema | AsGrammar, Field(discriminator="type")]
+
+
 class _Common(_Strict):
     """Fields of both kinds of completion."""
 
@@ -51,6 +89,7 @@ class _Common(_Strict):
     seed: int | None = Field(default=None, ge=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     sprinter: Contract = Contract()
     # Nothing of an answer depends on these.
     user: str | None = None
