@@ -61,12 +61,12 @@ for family in ${FAMILIES:-greedy-typical greedy-accept chat-typical chat-accept 
     warm-typical)
         held="--max-total-tv 16 --max-atypical-tokens 4"
         levels="--max-atypical 0.02 --max-atypical 0.05 --max excess=0.01 --max excess=0.02 --max excess=0.05"
-        loose="--max-atypical 0.1 --max excess=0.1"
+        loose="--max-tv 0.3 --max-atypical 0.1"
         ;;
     free-typical)
         held="--max-total-tv 16 --max-atypical-tokens 8"
         levels="--max excess=0.01 --max excess=0.02 --max excess=0.05"
-        loose="--max excess=0.1"
+        loose="--max-tv 0.3"
         ;;
     esac
     with="$with $texts --scorer ${family#*-}"
