@@ -76,6 +76,8 @@ def collect(
         threshold,
     )
     prompts = read_prompts(data, parse_buckets(buckets))
+    if (every := len(read_prompts(data))) > len(prompts):
+        typer.echo(f"{len(prompts)} of {every} prompts are in buckets {buckets} (--buckets all takes all)", err=True)
     if limit:
         prompts = sorted(prompts, key=lambda p: p.id)[:limit]
     # In the contexts of its own training a draft is better than anywhere else.
