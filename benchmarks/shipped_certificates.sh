@@ -3,7 +3,7 @@
 #
 #   benchmarks/shipped_certificates.sh texts.jsonl build/certificates
 #
-# For each family (a kind of prompts, a sampling, an output of the verifier) a pilot on bucket 6, which trained the
+# For each family (a kind of prompts, a sampling, an output of the verifier or a limit) a pilot on bucket 6, which trained the
 # verifier, shows where the losses lie; it fixes the grid of both methods and which certificate speaks where several fit.
 # Bucket 7 then calibrates. PROMPTS, MIN_PROMPTS, TOKENS, SHORTEST and PILOT change the size, FAMILIES and METHODS name
 # some of them; two commands with different families may run side by side.
@@ -34,9 +34,11 @@ one() { # certificate without .json, bucket, then options
         --shortest "${SHORTEST:-16}" "$@"
 }
 
-# The lists of options are meant to be split into words.
+# The lists of options are meant to be split into words. A family that ends in -held holds every text to a limit, which
+# makes the 1% level provable; its pilot is that of the family without.
+all="greedy-typical greedy-accept greedy-held chat-typical chat-accept chat-held warm-typical warm-accept warm-held"
 # shellcheck disable=SC2086
-for family in ${FAMILIES:-greedy-typical greedy-accept chat-typical chat-accept warm-typical warm-accept free-typical free-accept}; do
+for family in ${FAMILIES:-$all free-accept free-held}; do
     texts="--data $data"
     case $family in
     chat-*) texts="--data $out/questions.jsonl --chat" ;;
@@ -46,35 +48,35 @@ for family in ${FAMILIES:-greedy-typical greedy-accept chat-typical chat-accept 
     warm-*) with="--temperature 0.7 --top-p 0.9" ;;
     free-*) with="--temperature 1" ;;
     esac
+    scorer=typical
+    held=
+    loose="--max-tv 0.3 --max-atypical 0.1"
     case $family in
     *-accept)
-        held="--max-total-tv 16"
+        scorer=accept
         levels="--max-tv 0.05 --max-tv 0.1"
         loose="--max-tv 0.2"
         ;;
     greedy-typical | chat-typical)
-        held="--max-atypical-tokens 4"
-        levels="--max-atypical 0.01 --max-atypical 0.02 --max-atypical 0.05 --max deficit=0.1 --max deficit=0.25
-            --max repeated=0.1 --max repeated=0.2"
-        loose="--max-atypical 0.1 --max deficit=0.5 --max repeated=0.3"
+        levels="--max-atypical 0.02 --max-atypical 0.05 --max deficit=0.25 --max repeated=0.1 --max repeated=0.2"
         ;;
-    warm-typical)
-        held="--max-total-tv 16 --max-atypical-tokens 4"
-        levels="--max-atypical 0.02 --max-atypical 0.05 --max excess=0.01 --max excess=0.02 --max excess=0.05"
-        loose="--max-tv 0.3 --max-atypical 0.1"
+    greedy-held | chat-held)
+        held="--max-atypical-tokens 8 --shortest 32"
+        levels="--max-atypical 0.01 --max deficit=0.25"
         ;;
-    free-typical)
+    warm-typical) levels="--max-atypical 0.02 --max-atypical 0.05 --max excess=0.05" ;;
+    warm-held | free-held)
         held="--max-total-tv 16 --max-atypical-tokens 8"
         levels="--max excess=0.01 --max excess=0.02 --max excess=0.05"
-        loose="--max-tv 0.3"
         ;;
     esac
-    with="$with $texts --scorer ${family#*-}"
+    with="$with $texts --scorer $scorer"
     # A pilot goes on until its mean losses are well above every level, on few prompts and with little confidence.
-    one "pilots/$family" 6 $with --method sprinter --grid "$wide" --confidence 0.5 --bound hoeffding-bentkus \
-        --prompts "${PILOT:-30}" $loose
+    pilot="pilots/${family%%-*}-$scorer"
+    one "$pilot" 6 $with --method sprinter --grid "$wide" --confidence 0.5 --bound hoeffding-bentkus \
+        --prompts "${PILOT:-30}" $loose --max deficit=0.5 --max repeated=0.3
     for method in ${METHODS:-sprinter lookahead}; do
-        one "$family-$method" 7 $with --method $method --pilot "$out/pilots/$family.json" $held $levels \
+        one "$family-$method" 7 $with --method $method --pilot "$out/$pilot.json" $held $levels \
             --prompts "${PROMPTS:-300}" --min-prompts "${MIN_PROMPTS:-150}"
     done
 done

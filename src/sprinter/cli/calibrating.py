@@ -233,7 +233,7 @@ def _shown(plan: Plan, known: int, lines: Sequence[str]) -> Iterator[Report]:
         err=True,
     )
     told = False
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=plan.num_prompts)
 
@@ -245,10 +245,13 @@ def _shown(plan: Plan, known: int, lines: Sequence[str]) -> Iterator[Report]:
                 longest = seconds * most / now.prompts_done
                 typer.echo(f"it takes {_spell(least)} at least and {_spell(longest)} at most", err=True)
             told = True
-            line = f"threshold {now.threshold:g}  {_bounds(now)}"
-            bar.update(task, description=line, completed=now.prompts_done)
             if bar.disable:
+                line = f"threshold {now.threshold:g}  {_bounds(now)}"
                 typer.echo(f"{line}  prompt {now.prompts_done}/{plan.num_prompts}", err=True)
+                return
+            proven = {aim.loss: upper for aim, upper in now.uppers.items()}
+            line = f"at {now.threshold:g}: " + ", ".join(f"{loss} < {upper:.3f}" for loss, upper in proven.items())
+            bar.update(task, description=line, completed=now.prompts_done)
 
         yield show
 
