@@ -24,6 +24,7 @@ from sprinter.core.records import NO_BUDGET, Budget
 from sprinter.core.sampling import Sampling
 from sprinter.drafters.copies import PROMPT
 from sprinter.errors import CertificateError, ConfigError
+from sprinter.native.library import standing
 from sprinter.registry import find, names
 
 # Settings a certificate may choose where the user has not.
@@ -253,7 +254,9 @@ def choose(
         claims = [certificate.claim_for(loss, epsilon) for loss, epsilon in wanted.items()]
         fitting.append(_Candidate(path, certificate, claims, threshold, _uncovered(certificate, setting, num_tokens)))
     if not fitting:
-        raise CertificateError(min(refusals)[1])
+        closest = min(refusals)[1]
+        why = f" (the compiled pass is {standing()})" if "certified fast-compiled" in closest else ""
+        raise CertificateError(closest + why)
     fitting.sort(key=lambda candidate: candidate.rank)
     speaking = [fitting[0]]
     for candidate in fitting[1:]:

@@ -286,6 +286,19 @@ def test_the_refusal_names_the_certificate_that_came_closest(tmp_path: Path) -> 
         choose(find_certificates(tmp_path), wanted, {"tv": 0.05}, 0.95)
 
 
+def test_without_the_compiled_pass_the_refusal_says_why_it_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPRINTER_NATIVE", "0")
+    made = dataclasses.replace(setting(), target_backend="fast-compiled")
+    dataclasses.replace(certificate(), setting=made).save(tmp_path / "a.json")
+    asked = dataclasses.replace(setting(), target_backend="fast")
+    with pytest.raises(
+        CertificateError, match=r"certified fast-compiled.*\(the compiled pass is off: SPRINTER_NATIVE is 0\)"
+    ):
+        choose(find_certificates(tmp_path), asked, {"tv": 0.05}, 0.95)
+
+
 def test_an_empty_folder_has_no_certificates(tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="no certificates in"):
         find_certificates(tmp_path)
