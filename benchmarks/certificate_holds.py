@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--bucket", type=int, action="append", help="buckets not used to calibrate")
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--others", action="store_true", help="texts of another kind than the certificate is about")
+    parser.add_argument("--free", action="store_true", help="without the limits that the certificate holds texts to")
+    parser.add_argument("--claims", help="only these losses, comma separated")
     parser.add_argument("--chat", action="store_true", help="put the texts into the chat template")
     for part in ("target", "draft", "verifier"):
         parser.add_argument(f"--{part}", default="default")
@@ -93,6 +95,9 @@ def main() -> None:
     sprinter, written = Sprinter(Pair(config.models)), config.generation
     asked = Asked(written.sampling, 0, written.budget, certificate.setting.prompts == "chat")
     certificate.require_match(setting_of(sprinter.pair, config.decoding, asked))
+    if options.free:
+        written = dataclasses.replace(written, max_total_tv=None, max_atypical_tokens=None)
+        config = dataclasses.replace(config, generation=written)
     entries = read_entries([options.data])
     if options.bucket:
         entries = select(entries, options.bucket, lambda entry: entry.title)
@@ -103,11 +108,13 @@ def main() -> None:
     frame = Frame.of(certificate.max_new_tokens, written.sampling, written.budget, max(1, certificate.shortest))
     by_threshold: dict[float, list[Measurement]] = {}
     for claim in certificate.claims:
+        if options.claims and claim.loss not in options.claims.split(","):
+            continue
         if claim.threshold is None:
             print(json.dumps({"loss": claim.loss, "epsilon": claim.epsilon, "threshold": None}))
             continue
         if claim.threshold not in by_threshold:
-            repeats = any(other.loss == "repeated" for other in certificate.claims)
+            repeats = any(other.loss == "repeated" for other in certificate.claims) and not options.claims
             by_threshold[claim.threshold] = measured(sprinter, config, claim.threshold, prompts, chat, repeats)
         rows = by_threshold[claim.threshold]
         sample = Sample.of(claim.loss, rows, frame)
@@ -125,7 +132,9 @@ def main() -> None:
             "held_out_worst_length": sample.worst_mean,
             "calls_per_token": sum(r.target_calls for r in rows) / sum(r.num_tokens for r in rows),
             "holds": mean <= claim.epsilon,
+            "most_atypical_tokens": max(sum(row.losses["atypical"]) for row in rows),
             **({"note": "made for other prompts"} if options.others or options.chat else {}),
+            **({"limits": "none"} if options.free else {}),
         }
         print(json.dumps(result), flush=True)
 

@@ -26,6 +26,7 @@ from sprinter.certify.guard import Guard
 from sprinter.cli.main import main
 from sprinter.config import DecodingConfig, make_config
 from sprinter.errors import CertificateWarning, ConfigError
+from sprinter.learn.trained import note_trained
 
 WORDS = [f"w{n}" for n in range(47)]
 GRID = "1.01,0.9,0.5,0.05"
@@ -302,9 +303,10 @@ def test_a_guard_steps_back_along_the_certificate_s_own_thresholds(place: Path, 
     for expected in reversed(watch.thresholds):
         stream = writer.start("w1 w2 w3", choice.at(guard.threshold, config))
         assert stream.generation.threshold == expected
-        assert guard.record(stream.audit.tv_losses).trip is None
-        # A request that loses all there is to lose, many times over.
-        assert guard.record([1.0] * 300).standing == "exceeded"
+        assert guard.record(stream.audit.tv_losses, guard.threshold).trip is None
+        # Requests that lose all there is to lose.
+        while guard.record([1.0] * 8, expected).standing != "exceeded":
+            assert guard.look().requests < 200
     assert writer.start("w1 w2 w3", choice.at(guard.threshold, config)).generation.method == "exact"
     with pytest.raises(ConfigError, match="no level of 'atypical' to watch: the certificate granted tv"):
         choice.watch("atypical")
@@ -368,3 +370,48 @@ def test_a_wrong_request_ends_in_one_line(place: Path, run, options: list[object
     assert says in err
     assert err.count("\n") == 1
     assert not (place / "wrong.json").exists()
+
+
+def test_texts_that_trained_the_draft_and_equal_ones_are_left_out_with_a_count(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    rows = [json.loads(line) for line in (place / "prompts.jsonl").read_text().splitlines()]
+    doubled = place / "doubled.jsonl"
+    doubled.write_text("".join(json.dumps({**row, "title": f"copy {row['title']}"}) + "\n" for row in rows + rows[:7]))
+    note_trained(place / "draft", [f"copy {n}" for n in range(15)])
+    try:
+        few = ["--data", doubled, "--prompts", 45, "--max-tv", 0.9]
+        code, _, err = run(*calibrate(place, "t.json", *few, "--grid", "1.01"))
+        assert code == 0, err
+        assert "22 of 67 texts trained the draft: they are left out" in err
+        assert len(set(Certificate.load(place / "t.json").hashes)) == 45
+        code, out, err = run(*calibrate(place, "u.json", *few, "--prompts", 50))
+        assert (code, out, "has 45 usable texts (22 of 67 texts trained the draft" in err) == (2, "", True), err
+    finally:
+        (place / "draft" / "trained_on.bin").unlink()
+    code, _, err = run(*calibrate(place, "v.json", *few, "--grid", "1.01"))
+    assert code == 0, err
+    assert "7 of 67 prompts are there already, word for word" in err
+    assert "nobody noted what trained the draft" in err
+
+
+def test_a_calibration_says_how_long_it_takes_and_which_claims_bring_no_speed(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*calibrate(place, "slow.json", "--max-tv", 0.5, "--grid", "1.01,1.005", "--max-draft", 1))
+    assert code == 0, err
+    assert "2 thresholds of up to 40 prompts of 8 tokens" in err
+    assert " at least and " in err
+    calls = Certificate.load(place / "slow.json").grid[-1].calls_per_token
+    assert ("NO SPEED-UP" in out) == (calls >= 0.97)
+
+
+def test_a_budget_is_certified_with_the_levels_and_kept_by_every_text(place: Path, run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run(*calibrate(place, "held.json", "--max-tv", 0.2, "--max-total-tv", 3, "--shortest", 4))
+    assert code == 0, err
+    certificate = Certificate.load(place / "held.json")
+    assert (certificate.setting.max_total_tv, certificate.shortest) == (3.0, 4)
+    by = ["generate", "w1 w2 w3", "--json", "--certificate", place / "held.json", "--max-tv", 0.2]
+    told = json.loads(run(*by, "--audit", "close")[1])
+    # A length nobody named is the certificate's, and so is the limit.
+    assert (told["num_tokens"] <= 8, told["audit"]["budget"]["max_total_tv"]) == (True, 3.0)
+    assert told["certificate"]["caveat"] is None
+    assert "cut after any number of new tokens from 4 to 8" in told["certificate"]["statements"][0]
+    for more, says in ((["-n", 3], "about fewer it promises nothing"), (["--max-total-tv", 2], "max_total_tv is 2.0")):
+        assert says in run(*[part for part in by if part != "--json"], *more)[2]

@@ -166,7 +166,8 @@ def calibrate(
 ) -> tuple[list[GridRow], list[Claim]]:
     """Run the plan: one on-policy decoding of each prompt at each threshold that is reached.
 
-    `measure(threshold, prompts)` decodes prompts by number; what the journal already holds is not measured again.
+    `measure(threshold, prompts)` decodes prompts by number; what the journal already holds is not measured again. The
+    numbers must stand in RANDOM order, each prompt once: in the order of a source that drifts, claims would be wrong.
     """
     measured: dict[float, list[Measurement]] = {}
 

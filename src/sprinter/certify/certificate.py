@@ -136,6 +136,11 @@ class Certificate:
                 f"were asked for, and about the mean over a longer text it promises nothing: ask for -n "
                 f"{self.max_new_tokens}, or for a limit that holds for every text (--max-total-tv)."
             )
+        if self.is_old and 0 < num_tokens < self.max_new_tokens:
+            return (
+                f"The certificate is about texts of up to {self.max_new_tokens} new tokens and no shorter limit; "
+                f"{num_tokens} were asked for, and texts may lose most at their beginning."
+            )
         if 0 < num_tokens < self.shortest:
             return (
                 f"The certificate is about means over at least {self.shortest} new tokens; {num_tokens} were asked "

@@ -24,6 +24,7 @@ from sprinter.core.records import NO_BUDGET, Budget
 from sprinter.core.sampling import Sampling
 from sprinter.drafters.copies import PROMPT
 from sprinter.errors import CertificateError, ConfigError
+from sprinter.native.library import standing
 from sprinter.registry import find, names
 
 # Settings a certificate may choose where the user has not.
@@ -95,7 +96,8 @@ class Choice:
             raise ConfigError(f"there is no level of {loss!r} to watch: the certificate granted {had}")
         thresholds = tuple(self.certificate.certified_thresholds(self.levels))
         setting = json.dumps(dataclasses.asdict(self.certificate.setting), sort_keys=True)
-        return Watch(loss, self.levels[loss], thresholds, action, setting=setting)
+        length = self.certificate.max_new_tokens
+        return Watch(loss, self.levels[loss], thresholds, action, max_tokens=length, setting=setting)
 
     def told(self) -> dict[str, Any]:
         """The choice as JSON types."""
@@ -252,7 +254,9 @@ def choose(
         claims = [certificate.claim_for(loss, epsilon) for loss, epsilon in wanted.items()]
         fitting.append(_Candidate(path, certificate, claims, threshold, _uncovered(certificate, setting, num_tokens)))
     if not fitting:
-        raise CertificateError(min(refusals)[1])
+        closest = min(refusals)[1]
+        why = f" (the compiled pass is {standing()})" if "certified fast-compiled" in closest else ""
+        raise CertificateError(closest + why)
     fitting.sort(key=lambda candidate: candidate.rank)
     speaking = [fitting[0]]
     for candidate in fitting[1:]:
@@ -290,12 +294,12 @@ class _Candidate:
 
 
 def _adapted(setting: Setting, certificate: Certificate, given: Collection[str]) -> Setting:
-    """`setting` with what the certificate may choose; chats are compared by `_uncovered`."""
+    """`setting` with what the certificate may choose; chats and arithmetic are compared by `_uncovered`."""
     theirs = certificate.setting
     own: dict[str, Any] = {name: getattr(theirs, name) for name in OPEN_SETTINGS if name not in given}
     if setting.max_total_tv is None and setting.max_atypical_tokens is None:
         own |= {name: getattr(theirs, name) for name in ("max_total_tv", "max_atypical_tokens")}
-    adapted = dataclasses.replace(setting, **own, prompts=theirs.prompts)
+    adapted = dataclasses.replace(setting, **own, prompts=theirs.prompts, arithmetic=theirs.arithmetic)
     # It follows from the scorer, which may be the certificate's by now.
     return dataclasses.replace(adapted, survival=survival_by(adapted.method, adapted.scorer))
 
@@ -306,4 +310,9 @@ def _uncovered(certificate: Certificate, setting: Setting, num_tokens: int) -> s
     if made != setting.prompts:
         kinds = {"plain": "plain prompts, which texts go on from", "chat": "chats"}
         return f"The certificate was made for {kinds[made]}; about {kinds[setting.prompts]} it promises nothing."
+    same = dataclasses.replace(certificate.setting, arithmetic=setting.arithmetic)
+    if other := certificate.setting.mismatches(same):
+        return (
+            f"The certificate was made with another arithmetic, about this one it promises nothing: {'; '.join(other)}."
+        )
     return certificate.caveat(num_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from sprinter.errors import ConfigError
 _SHARES = (0.6, 0.85, 1.05)
 # A threshold that saves less than this share of the calls of the one before it is not worth its prompts.
 _LEAST_SAVING = 0.03
+_MOST_SAVING = 0.25  # and one that saves more has others before it
 # What may differ between a pilot and a calibration: these shift the losses of a threshold, not what its scores mean.
 _FREE = ("method", "lookahead", "max_draft", "preset", "survival", "drafted", "max_total_tv", "max_atypical_tokens")
 
@@ -64,7 +66,20 @@ def grid_from_pilot(
     for threshold, cost in zip(sorted(found, reverse=True), calls, strict=True):
         if not kept or cost <= (1.0 - _LEAST_SAVING) * kept[-1][1]:
             kept.append((round(threshold, 4), float(cost)))
-    return tuple(sorted({threshold for threshold, _ in kept}, reverse=True))
+    return tuple(sorted({threshold for threshold, _ in [*kept, *_between(kept, rows)]}, reverse=True))
+
+
+def _between(kept: Sequence[tuple[float, float]], rows: Sequence[GridRow]) -> list[tuple[float, float]]:
+    """Thresholds where one would save more than _MOST_SAVING of the calls of the one before it: what a pilot takes for
+    no loss at all may be one, and a level that just fails should not fall back that far."""
+    falling = np.minimum.accumulate([row.calls_per_token for row in rows]) - 1e-9 * np.arange(len(rows))
+    found: list[tuple[float, float]] = []
+    for (_, dear), (_, cheap) in itertools.pairwise(kept):
+        steps = math.ceil(math.log(max(cheap, 1e-6) / dear) / math.log(1 - _MOST_SAVING) - 1e-9)
+        for cost in np.geomspace(dear, cheap, steps + 1)[1:-1] if steps > 1 else ():
+            place = float(np.interp(-cost, -falling, [row.threshold for row in rows]))
+            found.append((round(place, 4), float(cost)))
+    return found
 
 
 def _ascending(rows: Sequence[GridRow], loss: str) -> NDArray[np.float64]:

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sprinter.bounds import RunningBound
+from sprinter.certify.detector import BETS, Detector
 from sprinter.certify.risks import risk_named
 from sprinter.errors import ConfigError, DataError
 
 Action = Literal["warn", "tighten", "exact"]
-Standing = Literal["warming", "within", "unproven", "exceeded"]
+Standing = Literal["unproven", "within", "exceeded"]
 
+_VERSION: Final = 2  # of the file; 1 had windows of tokens and no detector
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (watch TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS trips (watch TEXT NOT NULL, content TEXT NOT NULL);
@@ -31,24 +33,27 @@ _BUSY_S = 10.0
 class Watch:
     """What is promised, what may be done about it, and how soon.
 
-    `thresholds` are the certified ones, safest first; the last is in use to begin with. A window is a stretch of
-    audited tokens bounded on its own, so that a long good past does not hide a bad present. After `grace` tokens of a
-    window the promise must be proven anew; before, only a proven breach counts.
+    `thresholds` are the certified ones, safest first; the last is in use to begin with. While the promise holds, the
+    guard acts without cause once in `mean_time` requests on average, or more rarely. After `loosen_after` requests at a
+    safer threshold without an alarm the next faster one is tried again (0: never).
     """
 
     loss: str
     epsilon: float
     thresholds: tuple[float, ...]
     action: Action = "tighten"
-    alpha: float = 0.05
-    grace: int = 10_000  # audited tokens
-    window: int = 50_000  # audited tokens
+    max_tokens: int = 64  # of a request, as certified; what lies behind them is not promised and not counted
+    mean_time: int = 5_000  # requests
+    loosen_after: int = 2_000  # requests
+    alpha: float = 0.05  # of the bound that reports show
     setting: str = ""  # what else tells this stream from another: a fingerprint of the pair and the method
 
     def __post_init__(self) -> None:
         risk_named(self.loss)
-        if self.loss not in ("tv", "atypical"):
-            raise ConfigError(f"the guard cannot watch {self.loss!r}: only tv and atypical are known token by token")
+        if self.loss not in ("tv", "atypical", "excess"):
+            raise ConfigError(
+                f"the guard cannot watch {self.loss!r}: only tv, atypical and excess are known token by token"
+            )
         for name, value in (("epsilon", self.epsilon), ("alpha", self.alpha)):
             if not 0.0 < value < 1.0:
                 raise ConfigError(f"{name} is {value}, but must lie strictly between 0 and 1")
@@ -58,26 +63,34 @@ class Watch:
             raise ConfigError(
                 "the guard needs the certified thresholds, safest first: there is none or one is misplaced"
             )
-        if not 1 <= self.grace <= self.window:
-            raise ConfigError(f"grace is {self.grace} tokens, but must be from 1 to the window's {self.window}")
+        for name, number, least in (
+            ("max_tokens", self.max_tokens, 1),
+            ("mean_time", self.mean_time, 2),
+            ("loosen_after", self.loosen_after, 0),
+        ):
+            if number < least:
+                raise ConfigError(f"{name} is {number}, but must be at least {least}")
+
+    @property
+    def low(self) -> float:
+        """The least a token can lose."""
+        return risk_named(self.loss).low
 
     @property
     def key(self) -> str:
         """One word for this watch; another promise or pair is another watch."""
-        told = [self.setting, self.loss, self.epsilon, self.alpha, self.grace, self.window, *self.thresholds]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        told = [self.setting, self.loss, self.epsilon, self.alpha, self.max_tokens, self.mean_time, self.loosen_after]
+        return hashlib.sha256(json.dumps([*told, *self.thresholds]).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Trip:
     """One time the guard acted."""
 
-    standing: Standing
-    tokens_in_window: int
+    requests: int  # at the threshold before, up to the alarm
     tokens_total: int
-    mean: float
-    lower: float
-    upper: float
+    mean: float  # loss per token over those requests
+    evidence: float  # reached `mean_time`
     threshold_before: float
     threshold_after: float  # inf: exact decoding
     message: str
@@ -89,10 +102,11 @@ class GuardReport:
 
     standing: Standing
     threshold: float  # to be used for the next request; inf: exact decoding
-    tokens_in_window: int
+    requests: int  # at this threshold so far
     tokens_total: int
-    mean: float
-    upper: float
+    mean: float  # loss per token at this threshold
+    upper: float  # bound on that mean's expectation, at confidence 1 - alpha
+    evidence: float  # against the promise; an alarm at `mean_time`
     trip: Trip | None  # what this request set off
 
 
@@ -101,10 +115,10 @@ class _State:
     """What must survive a restart."""
 
     bound: RunningBound
+    detector: tuple[float, ...]
     step: int  # index of the threshold in use; -1 for exact
-    windows: int = 1  # windows begun, the present one included
+    requests: int = 0  # at this threshold
     tokens_total: int = 0
-    told: bool = False  # whether the present window has tripped already
 
     def to_json(self) -> str:
         content = {name: getattr(self, name) for name in self.__slots__}
@@ -115,22 +129,22 @@ class _State:
         try:
             content: Mapping[str, Any] = json.loads(text)
             bound = RunningBound.from_state(content["bound"])
-            numbers = {name: int(content[name]) for name in ("step", "windows", "tokens_total")}
-            state = cls(bound=bound, told=bool(content["told"]), **numbers)
+            numbers = {name: int(content[name]) for name in ("step", "requests", "tokens_total")}
+            state = cls(bound=bound, detector=tuple(float(m) for m in content["detector"]), **numbers)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"the guard's saved state is damaged ({error}): delete it to start anew") from None
-        if not (-1 <= state.step < num_thresholds and state.windows >= 1 and state.tokens_total >= 0):
+        whole = len(state.detector) == len(BETS) and all(0 <= m < math.inf for m in state.detector)
+        if not (whole and -1 <= state.step < num_thresholds and state.requests >= 0 and state.tokens_total >= 0):
             raise DataError("the guard's saved state is damaged (impossible numbers): delete it to start anew")
         return state
 
 
 class Guard:
-    """A running, anytime-valid bound on a stream's mean loss per token, with consequences.
+    """An e-detector over requests (see `Detector`), with consequences.
 
-    Window k spends alpha / (k (k + 1)) on each side, which sums to alpha over all windows: with probability at least
-    1 - alpha the guard NEVER calls a window `exceeded` whose true mean (the running average of conditional means) is
-    within epsilon, and likewise never calls one `within` whose true mean is above. `unproven` is neither: the grace
-    is over and the promise could not be shown to hold.
+    A request counts with what it lost beyond the promise, its sum of losses less `epsilon` a token. As long as that is
+    nothing on average, given all that came before, the mean number of requests to an alarm is at least `mean_time`. An
+    alarm makes the guard act; that the promise is not proven yet is a report and no alarm.
 
     The state lives in SQLite, updated in one transaction a request, so several processes, each with a Guard of its
     own, may share a file.
@@ -146,43 +160,58 @@ class Guard:
             # A write-ahead log needs no disk flush per request. Should the power fail, the last requests are forgotten.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(_TABLES)
+            self._adopt()
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from None
         with self._transaction() as (_, state):
             self.threshold = self._threshold(state)
 
+    def _adopt(self) -> None:
+        """Make the tables, or see that they are of this version."""
+        connection = self._connection
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()
+        if version > _VERSION or (tables and version < _VERSION):
+            connection.close()
+            raise DataError(
+                f"{self._path} holds the state of a guard of version {version or 1}, this is version {_VERSION}, which "
+                "counts by requests: name another file, or delete it to start anew"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        for table in _TABLES.split(";"):
+            connection.execute(table)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("COMMIT")
+
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._connection.close()
 
-    def record(self, losses: Sequence[float]) -> GuardReport:
-        """Take in the audited losses of one request, token by token; act if the promise no longer holds."""
-        with self._transaction() as (connection, before):
-            before.bound.update(losses)
-            seen = replace(before, tokens_total=before.tokens_total + len(losses))
-            standing, lower, upper = self._judge(seen)
-            trip, after = None, seen
-            if standing in ("unproven", "exceeded") and not seen.told and seen.step >= 0:
-                trip, after = self._act(seen, standing, lower, upper)
-                connection.execute("INSERT INTO trips VALUES (?, ?)", (self.watch.key, json.dumps(_plain(trip))))
-            # Another threshold is another stream; and a full window has had its say.
-            if after.step != seen.step or seen.bound.count >= self.watch.window:
-                after = self._next_window(after)
-            self._write(connection, after)
-        self.threshold = self._threshold(after)
-        return GuardReport(
-            standing=standing,
-            threshold=self.threshold,
-            tokens_in_window=seen.bound.count,
-            tokens_total=seen.tokens_total,
-            mean=seen.bound.mean,
-            upper=upper,
-            trip=trip,
-        )
+    def look(self) -> GuardReport:
+        """Where the stream stands now, with what other processes have recorded."""
+        with self._transaction() as (_, state):
+            self.threshold = self._threshold(state)
+            return self._report(state, None)
 
-    def _next_window(self, state: _State) -> _State:
-        return replace(state, bound=RunningBound(self.watch.alpha), windows=state.windows + 1, told=False)
+    def record(self, losses: Sequence[float], threshold: float) -> GuardReport:
+        """Take in the audited losses of one request, token by token, that was decoded at `threshold`; act on an alarm.
+
+        A request decoded at another threshold than the one in use (it was under way when that changed) says nothing of
+        it and is left out, and so is one without tokens.
+        """
+        watch = self.watch
+        counted = [float(loss) for loss in losses[: watch.max_tokens]]
+        if any(not watch.low <= loss <= 1.0 for loss in counted):
+            raise ConfigError(f"a loss lies outside [{watch.low:g}, 1] or is not a number")
+        with self._transaction() as (connection, before):
+            state, trip = before, None
+            if counted and threshold == self._threshold(before):
+                state, trip = self._judged(self._seen(before, counted))
+                if trip is not None:
+                    connection.execute("INSERT INTO trips VALUES (?, ?)", (watch.key, json.dumps(_plain(trip))))
+                self._write(connection, state)
+            self.threshold = self._threshold(state)
+            return self._report(state, trip)
 
     def trips(self) -> list[Trip]:
         """Every time the guard acted, oldest first."""
@@ -191,50 +220,65 @@ class Guard:
         return [_trip(json.loads(row[0])) for row in rows]
 
     def reset(self) -> None:
-        """Go back to the fastest certified threshold and a fresh window; past windows stay paid for."""
+        """Go back to the fastest certified threshold."""
         with self._transaction() as (connection, state):
-            fresh = replace(self._next_window(state), step=len(self.watch.thresholds) - 1)
+            fresh = self._at(state, len(self.watch.thresholds) - 1)
             self._write(connection, fresh)
             self.threshold = self._threshold(fresh)
 
-    def _judge(self, state: _State) -> tuple[Standing, float, float]:
-        share = self.watch.alpha / (state.windows * (state.windows + 1))
-        lower, upper = state.bound.lower_at(share), state.bound.upper_at(share)
-        if lower > self.watch.epsilon:
-            return "exceeded", lower, upper
-        if upper <= self.watch.epsilon:
-            return "within", lower, upper
-        return ("unproven" if state.bound.count >= self.watch.grace else "warming"), lower, upper
-
-    def _act(self, state: _State, standing: Standing, lower: float, upper: float) -> tuple[Trip, _State]:
-        steps = {"warn": state.step, "tighten": state.step - 1, "exact": -1}
-        after = replace(state, step=steps[self.watch.action], told=True)
-        trip = Trip(
-            standing=standing,
-            tokens_in_window=state.bound.count,
-            tokens_total=state.tokens_total,
-            mean=state.bound.mean,
-            lower=lower,
-            upper=upper,
-            threshold_before=self._threshold(state),
-            threshold_after=self._threshold(after),
-            message=self._message(state, after, standing, lower, upper),
-        )
-        return trip, after
-
-    def _message(self, state: _State, after: _State, standing: Standing, lower: float, upper: float) -> str:
+    def _seen(self, state: _State, losses: list[float]) -> _State:
         watch = self.watch
-        found = f"is above {lower:.4f}" if standing == "exceeded" else f"is only known to be below {upper:.4f}"
-        now = self._threshold(after)
-        done = {
-            "warn": f"the threshold stays at {now:g}",
-            "tighten": f"the threshold is now {now:g}" if after.step >= 0 else "decoding is now exact",
-            "exact": "decoding is now exact",
-        }[watch.action]
-        return (
-            f"{watch.loss} {found} over the last {state.bound.count} audited tokens, at most {watch.epsilon:g} was "
-            f"promised: the requests are unlike the calibration prompts; {done}"
+        beyond = (sum(losses) - watch.epsilon * len(losses)) / watch.max_tokens
+        detector = Detector(watch.epsilon - watch.low, state.detector)
+        detector.update(beyond)
+        state.bound.update([(loss - watch.low) / (1 - watch.low) for loss in losses])
+        seen = replace(state, detector=detector.evidence, requests=state.requests + 1)
+        return replace(seen, tokens_total=state.tokens_total + len(losses))
+
+    def _judged(self, state: _State) -> tuple[_State, Trip | None]:
+        """The state after an alarm, or after enough good requests; and the alarm."""
+        watch, last = self.watch, len(self.watch.thresholds) - 1
+        evidence = Detector.mean_of(state.detector)
+        if state.step >= 0 and evidence >= watch.mean_time:
+            steps = {"warn": state.step, "tighten": state.step - 1, "exact": -1}
+            after = self._at(state, steps[watch.action])
+            return after, self._trip(state, after, evidence)
+        if watch.loosen_after and state.step < last and state.requests >= watch.loosen_after:
+            return self._at(state, state.step + 1), None
+        return state, None
+
+    def _at(self, state: _State, step: int) -> _State:
+        """A fresh start at another threshold: what was seen at this one says nothing of it."""
+        return _State(RunningBound(self.watch.alpha), (0.0,) * len(BETS), step, tokens_total=state.tokens_total)
+
+    def _trip(self, state: _State, after: _State, evidence: float) -> Trip:
+        watch, mean, now = self.watch, self._natural(state.bound.mean), self._threshold(after)
+        done = f"the threshold stays at {now:g}" if watch.action == "warn" else f"the threshold is now {now:g}"
+        if math.isinf(now):
+            done = "decoding is now exact"
+        message = (
+            f"{watch.loss} is {mean:.4f} a token over the last {state.requests} requests, at most {watch.epsilon:g} "
+            f"was promised: the requests are unlike the calibration prompts; {done}"
         )
+        before = self._threshold(state)
+        return Trip(state.requests, state.tokens_total, mean, evidence, before, now, message)
+
+    def _report(self, state: _State, trip: Trip | None) -> GuardReport:
+        upper = self._natural(state.bound.upper)
+        standing: Standing = "exceeded" if trip else "within" if upper <= self.watch.epsilon else "unproven"
+        return GuardReport(
+            standing=standing,
+            threshold=self._threshold(state),
+            requests=state.requests,
+            tokens_total=state.tokens_total,
+            mean=self._natural(state.bound.mean) if state.bound.count else 0.0,
+            upper=upper,
+            evidence=Detector.mean_of(state.detector),
+            trip=trip,
+        )
+
+    def _natural(self, unit: float) -> float:
+        return self.watch.low + unit * (1 - self.watch.low)
 
     def _threshold(self, state: _State) -> float:
         return math.inf if state.step < 0 else self.watch.thresholds[state.step]
@@ -250,7 +294,8 @@ class Guard:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 row = connection.execute("SELECT content FROM state WHERE watch = ?", (self.watch.key,)).fetchone()
-                fresh = _State(RunningBound(self.watch.alpha), len(self.watch.thresholds) - 1)
+                last = len(self.watch.thresholds) - 1
+                fresh = _State(RunningBound(self.watch.alpha), (0.0,) * len(BETS), last)
                 yield connection, fresh if row is None else _State.from_json(row[0], len(self.watch.thresholds))
                 connection.execute("COMMIT")
             except sqlite3.Error as error:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from sprinter.api import Sprinter
-from sprinter.build import Pair
+from sprinter.build import Pair, locate_verifier
 from sprinter.certify.aims import Aim
 from sprinter.certify.calibrate import Plan, Progress, Report, calibrate
 from sprinter.certify.certificate import Certificate, Claim, prompt_hash
@@ -29,6 +29,7 @@ from sprinter.config import Config, DecodingConfig
 from sprinter.errors import CertificateError, ConfigError, SprinterError
 from sprinter.learn.corpus import read_entries
 from sprinter.learn.splits import prompt_of, select
+from sprinter.learn.trained import unseen
 from sprinter.provenance import stamp
 from sprinter.streams import Stream
 
@@ -48,23 +49,50 @@ class Job:
     reference: str  # of ROUGE: "text" or "target"
     journal: Path
     pilot: Certificate | None
+    told: Sequence[str]  # about the prompts
 
 
-def prompts_of(data: Path, buckets: list[int], count: int, seed: int, chat: bool) -> list[Row]:
-    """`count` different prompts in random order: the proof needs independent draws, and no prompt twice."""
-    entries = read_entries([data])
-    if buckets:
-        entries = select(entries, buckets, lambda entry: entry.title)
-    rows = [(entry.text, "") if chat else prompt_of(entry.text) for entry in entries]
+@dataclass(frozen=True)
+class Source:
+    """Where prompts come from, and what must not be among them."""
+
+    data: Path
+    buckets: Sequence[int]
+    chat: bool
+    parts: Mapping[str, Path]  # what was trained, by name: texts that trained it are left out
+
+
+def prompts_of(source: Source, count: int, seed: int) -> tuple[list[Row], list[str]]:
+    """`count` different prompts in random order, and lines about those left out.
+
+    The proof needs independent draws: no prompt twice, and no order.
+    """
+    entries = read_entries([source.data])
+    if source.buckets:
+        entries = select(entries, source.buckets, lambda entry: entry.title)
+    entries, told = unseen(entries, source.parts, lambda entry: (entry.title, prompt_of(entry.text)[0]))
+    rows = [(entry.text, "") if source.chat else prompt_of(entry.text) for entry in entries]
     different = list({prompt_hash(row[0]): row for row in rows}.values())
     if doubled := len(rows) - len(different):
-        typer.echo(f"{doubled} of {len(rows)} prompts are there already, word for word: each is taken once", err=True)
+        told.append(f"{doubled} of {len(rows)} prompts are there already, word for word: each is taken once")
     if len(different) < count:
+        left_out = "".join(f" ({line})" for line in told if "of" in line.split()[:2])
         raise ConfigError(
-            f"{data} has {len(different)} usable texts, but --prompts is {count}: give more, or ask for fewer"
+            f"{source.data} has {len(different)} usable texts{left_out}, but --prompts is {count}: give more, or ask "
+            "for fewer"
         )
     order = np.random.default_rng(seed).permutation(len(different))[:count]
-    return [different[place] for place in order]
+    return [different[place] for place in order], told
+
+
+def parts_of(config: Config) -> dict[str, Path]:
+    """The folders of what was trained and takes part in decoding."""
+    pair, parts = Pair(config.models), dict[str, Path]()
+    if config.decoding.way.runs_draft:
+        parts["draft"] = pair.draft_path
+    if config.decoding.settled().reads_verifier:
+        parts["verifier"] = locate_verifier(config.models)
+    return parts
 
 
 def run(plan: Plan, job: Job) -> Certificate:
@@ -90,7 +118,7 @@ def run(plan: Plan, job: Job) -> Certificate:
         "sprinter": made["sprinter"],
     }
     measure = _Measure(sprinter, job, reference, "repeated" in losses)
-    with Measurements(job.journal, run) as journal, _shown(plan, len(journal)) as show:
+    with Measurements(job.journal, run) as journal, _shown(plan, len(journal), job.told) as show:
         table, claims = calibrate(plan, measure, journal, show)
     if job.pilot is not None:
         claims = [_with_pilot(claim, job.pilot, plan) for claim in claims]
@@ -190,20 +218,22 @@ class _Measure:
 
 
 @contextmanager
-def _shown(plan: Plan, known: int) -> Iterator[Report]:
+def _shown(plan: Plan, known: int, lines: Sequence[str]) -> Iterator[Report]:
     """What is told while it runs: how long it may take, then a bar, or lines where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     most, began = len(plan.thresholds) * plan.num_prompts, time.perf_counter()
+    for line in lines:
+        typer.echo(line, err=True)
     typer.echo(
         f"{len(plan.thresholds)} thresholds of up to {plan.num_prompts} prompts of {plan.frame.max_new_tokens} tokens"
         + (f"; {known} are measured already" if known else ""),
         err=True,
     )
     told = False
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=plan.num_prompts)
 
@@ -215,10 +245,13 @@ def _shown(plan: Plan, known: int) -> Iterator[Report]:
                 longest = seconds * most / now.prompts_done
                 typer.echo(f"it takes {_spell(least)} at least and {_spell(longest)} at most", err=True)
             told = True
-            line = f"threshold {now.threshold:g}  {_bounds(now)}"
-            bar.update(task, description=line, completed=now.prompts_done)
             if bar.disable:
+                line = f"threshold {now.threshold:g}  {_bounds(now)}"
                 typer.echo(f"{line}  prompt {now.prompts_done}/{plan.num_prompts}", err=True)
+                return
+            proven = {aim.loss: upper for aim, upper in now.uppers.items()}
+            line = f"at {now.threshold:g}: " + ", ".join(f"{loss} < {upper:.3f}" for loss, upper in proven.items())
+            bar.update(task, description=line, completed=now.prompts_done)
 
         yield show
 

@@ -57,9 +57,11 @@ def collect(
     from sprinter.cli.progress import progress_bar
     from sprinter.config import make_config
     from sprinter.core.sampling import Sampling
+    from sprinter.errors import DataError
     from sprinter.learn.collect import CollectSettings
     from sprinter.learn.collect import collect as collect_rows
     from sprinter.learn.prompts import read_prompts
+    from sprinter.learn.trained import unseen
 
     models = {"target": target, "draft": draft, "verifier": verifier}
     computed = {"backend": backend, "weights": weights, "device": device}
@@ -74,8 +76,16 @@ def collect(
         threshold,
     )
     prompts = read_prompts(data, parse_buckets(buckets))
+    if (every := len(read_prompts(data))) > len(prompts):
+        typer.echo(f"{len(prompts)} of {every} prompts are in buckets {buckets} (--buckets all takes all)", err=True)
     if limit:
         prompts = sorted(prompts, key=lambda p: p.id)[:limit]
+    # In the contexts of its own training a draft is better than anywhere else.
+    prompts, told = unseen(prompts, {"draft": pair.draft_path}, lambda prompt: (prompt.title, prompt.text))
+    for line in told:
+        typer.echo(line, err=True)
+    if not prompts:
+        raise DataError("every prompt trained the draft: give others, or other --buckets")
     gate = pair.verifier("accept") if policy == "sprinter" else None
     with progress_bar("prompts", len(prompts)) as advance:
         collect_rows(pair, prompts, out, settings, gate, advance)

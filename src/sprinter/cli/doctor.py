@@ -44,6 +44,7 @@ def _versions(made: dict[str, Any]) -> dict[str, str]:
 def _machine(made: dict[str, Any]) -> dict[str, str]:
     import torch
 
+    from sprinter.native.digest import build_digest, source_digest
     from sprinter.native.library import standing
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device; the CPU computes"
@@ -52,6 +53,7 @@ def _machine(made: dict[str, Any]) -> dict[str, str]:
         "processor": made["processor"],
         "accelerator": device,
         "compiled pass": standing(),
+        "arithmetic": f"sources {source_digest()[:12]}, build options {build_digest()[:12]}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
     }
 

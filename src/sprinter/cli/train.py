@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sprinter.learn.fit import Fitted
 
 
 def train(
@@ -80,7 +83,19 @@ def train(
             fitted = fit(rows, settings, bar("epochs"))
             save_verifier(out, fitted, rows, {"collections": [folder.name for folder in data]})
     typer.echo(json.dumps(fitted.metrics) if as_json else table(fitted.metrics))
-    typer.echo(f"verifier in {out}; default threshold {fitted.default_threshold:g}", err=True)
+    typer.echo(f"verifier in {out}; default threshold {fitted.default_threshold:g}{_verdict(fitted)}", err=True)
+
+
+def _verdict(fitted: Fitted) -> str:
+    """What the default threshold means where it means nothing."""
+    from sprinter.learn.fit import DEFAULT_DELTA
+
+    if fitted.default_threshold < 1:
+        return ""
+    return (
+        ": NO SPEED-UP, it vouches for nothing, since no lower one keeps the loss of vouching within "
+        f"{DEFAULT_DELTA:g}; see sprinter frontier, or train a better draft"
+    )
 
 
 @contextmanager

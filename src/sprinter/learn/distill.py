@@ -23,6 +23,7 @@ from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.learn import corpus, head, splits, step_attention, student
 from sprinter.learn.precision import compute_dtype
 from sprinter.learn.teacher import OutputLaw, output_law
+from sprinter.learn.trained import note_trained
 from sprinter.learn.trainer import Progress, Score, TrainConfig, Trainer
 from sprinter.models import checkpoint
 
@@ -112,6 +113,9 @@ def distill(
         trainer = _train(teacher, ids, config, work, events)
         score = trainer.score(work / "test", config.train.int4_group)
         export(trainer, teacher.path, ids, out, _record(config, entries, score, covered, work))
+        learnt = [e for file in _part_of(entries, splits.DRAFT_BUCKETS, config.max_entries) for e in file]
+        texts = [text for entry in learnt for text in (entry.title, splits.prompt_of(entry.text)[0])]
+        note_trained(out, texts, None if config.init is None else Path(config.init))
     own = sum(p.numel() for p in trainer.own.values())
     return DistillResult(out, score, covered, own)
 

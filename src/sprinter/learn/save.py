@@ -18,6 +18,8 @@ from sprinter.gates.verifier import RECORD_FILE, WEIGHTS_FILE
 from sprinter.gates.verifier_file import VERIFIER_FORMAT
 from sprinter.learn.fit import Fitted, describe_fit
 from sprinter.learn.rows import Rows
+from sprinter.learn.trained import FILE as TRAINED_FILE
+from sprinter.learn.trained import note_trained
 from sprinter.provenance import stamp
 
 
@@ -47,6 +49,7 @@ def save_verifier(folder: Path, fitted: Fitted, rows: Rows, made: Mapping[str, A
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         (beside / WEIGHTS_FILE).write_bytes(data)
+        note_trained(beside, rows.titles)
         (beside / RECORD_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         beside.chmod(0o755)
         _put(beside, folder)
@@ -58,10 +61,10 @@ def save_verifier(folder: Path, fitted: Fitted, rows: Rows, made: Mapping[str, A
 
 
 def _put(beside: Path, folder: Path) -> None:
-    """Rename a finished folder into place, or its two files into a folder that holds other things too."""
+    """Rename a finished folder into place, or its files into a folder that holds other things too."""
     if not folder.exists():
         os.rename(beside, folder)  # noqa: PTH104 - os.rename never overwrites a non-empty folder
         return
     # The record goes last: a reader between the two sees weights that do not match, never a wrong verifier.
-    for name in (WEIGHTS_FILE, RECORD_FILE):
+    for name in (TRAINED_FILE, WEIGHTS_FILE, RECORD_FILE):
         (beside / name).replace(folder / name)

@@ -52,6 +52,12 @@ class Agreed:
     choice: Choice | None = None
     note: str | None = None  # what the guard did, where it did something
 
+    @property
+    def threshold(self) -> float:
+        """The threshold it is decoded at; inf for exact decoding."""
+        threshold = self.config.decoding.threshold
+        return math.inf if threshold is None else threshold
+
     def told(self, made: Generation) -> dict[str, Any]:
         """The account of a finished text, as JSON types."""
         audit, counters = made.audit, made.counters
@@ -139,8 +145,8 @@ class Contracts:
             return agreed
         notes = []
         for loss in agreed.choice.levels:
-            losses = audit.tv_losses if loss == "tv" else [float(a) for a in audit.atypical]
-            report = self._guard(agreed.choice, loss).record(losses)
+            losses = {"tv": audit.tv_losses, "atypical": audit.atypical, "excess": audit.excess}[loss]
+            report = self._guard(agreed.choice, loss).record(losses, agreed.threshold)
             if report.trip is not None:
                 notes.append(report.trip.message)
         return replace(agreed, note="; ".join(notes)) if notes else agreed
@@ -195,7 +201,7 @@ class Contracts:
         if self.terms.guard is None or math.isinf(found.threshold):
             return Agreed(config, "certified", found)
         # Asked anew each time: another server may have seen the promise break.
-        safest = max(self._guard(found, loss).record([]).threshold for loss in found.levels)
+        safest = max(self._guard(found, loss).look().threshold for loss in found.levels)
         if safest <= found.threshold:
             return Agreed(config, "certified", found)
         now = "exactly" if math.isinf(safest) else f"at threshold {safest:g}"

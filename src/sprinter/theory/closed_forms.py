@@ -147,7 +147,8 @@ def lookahead_round(law: TokenLaw, threshold: float, lookahead: float, cap: int,
     P[bonus], loss = delta sum R_i, tested = kappa E[n] (Wald). N and R come from one recursion over -log S: a vouched
     token leaves the state, an unvouched row k moves it by -log f_k with weight w_k (N) or w_k a_k (R). The state is
     kept on `bins` cells of [0, -log h]: exact where all -log f are multiples of -log(h) / bins, else a move is split
-    between its two neighbouring cells with the same mean, an error in E[n] below 0.3 % at 192 bins. threshold = +inf is
+    between its two neighbouring cells with the same mean: at 192 bins an error in calls per token below 0.05 %, in E[n]
+    itself up to 2 %. threshold = +inf is
     lossless dynamic length; lookahead <= 0 always drafts L tokens.
     """
     _check(0.0, cap)

@@ -221,6 +221,21 @@ def test_a_chat_gets_no_claim_made_for_plain_prompts(tmp_path: Path) -> None:
     assert "on chats like these" in covered.statements[0]
 
 
+def test_with_another_arithmetic_the_threshold_stays_and_nothing_is_promised(tmp_path: Path) -> None:
+    made = dataclasses.replace(setting(), arithmetic=PASS)
+    dataclasses.replace(certificate(), setting=made).save(tmp_path / "a.json")
+    found = find_certificates(tmp_path)
+    assert choose(found, made, {"tv": 0.05}, 0.95).caveat is None
+    changed = dataclasses.replace(made, arithmetic={**PASS, "compiled pass": "9" * 64})
+    choice = choose(found, changed, {"tv": 0.05}, 0.95)
+    assert (choice.threshold, choice.statements) == (0.8, ())
+    assert choice.caveat is not None
+    assert "the arithmetic of compiled pass is 999999999999, certified 111111111111" in choice.caveat
+    # Without a compiler another backend computes, which is another setting altogether.
+    with pytest.raises(CertificateError, match="draft_backend is fast, certified toy"):
+        choose(found, dataclasses.replace(changed, draft_backend="fast"), {"tv": 0.05}, 0.95)
+
+
 def test_a_budget_is_the_certificate_s_to_set_and_the_user_s_own_must_be_the_certified_one(tmp_path: Path) -> None:
     held = dataclasses.replace(setting(), max_total_tv=16.0)
     dataclasses.replace(certificate(), setting=held).save(tmp_path / "a.json")
@@ -269,6 +284,19 @@ def test_the_refusal_names_the_certificate_that_came_closest(tmp_path: Path) -> 
     wanted = dataclasses.replace(setting(), draft_weights="int4")
     with pytest.raises(CertificateError, match=r"^near.json: .*draft_weights is int4, certified float64"):
         choose(find_certificates(tmp_path), wanted, {"tv": 0.05}, 0.95)
+
+
+def test_without_the_compiled_pass_the_refusal_says_why_it_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPRINTER_NATIVE", "0")
+    made = dataclasses.replace(setting(), target_backend="fast-compiled")
+    dataclasses.replace(certificate(), setting=made).save(tmp_path / "a.json")
+    asked = dataclasses.replace(setting(), target_backend="fast")
+    with pytest.raises(
+        CertificateError, match=r"certified fast-compiled.*\(the compiled pass is off: SPRINTER_NATIVE is 0\)"
+    ):
+        choose(find_certificates(tmp_path), asked, {"tv": 0.05}, 0.95)
 
 
 def test_an_empty_folder_has_no_certificates(tmp_path: Path) -> None:

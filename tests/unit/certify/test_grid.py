@@ -85,3 +85,12 @@ def test_a_budget_moves_the_grid_to_faster_thresholds_and_the_pilot_tells_what_c
     free, tight = (expected_calls(LINE, aim, 300, 0.05, frame) for frame in (FRAME, held))
     assert free is not None and tight is not None and 0.4 <= tight < free < 0.8
     assert expected_calls(LINE, Aim("rouge", 0.3), 300, 0.05, FRAME) is None
+
+
+def test_where_a_pilot_saw_no_loss_there_are_thresholds_on_the_way() -> None:
+    # All of these lose nothing on 30 prompts; one step from 0.9 to 0.2 calls would be all or nothing.
+    flat = pilot([(0.9, 0.8, 0.0), (0.8, 0.6, 0.0), (0.7, 0.4, 0.0), (0.6, 0.2, 0.0)])
+    grid = grid_from_pilot(flat, [Aim("tv", 0.05)], 300, 0.05, FRAME)
+    calls = np.interp(-np.array(grid), [-0.9, -0.8, -0.7, -0.6], [0.8, 0.6, 0.4, 0.2])
+    assert (grid[0], grid[-1]) == (0.9, 0.6)
+    assert min(b / a for a, b in itertools.pairwise(calls)) > 0.7

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from sprinter.errors import BackendError, ConfigError, DataError
 from sprinter.learn import corpus, splits
 from sprinter.learn.distill import DistillConfig, DistillEvents, distill
+from sprinter.learn.trained import unseen
 from sprinter.learn.trainer import TrainConfig
 from sprinter.models import checkpoint
 
@@ -76,6 +77,10 @@ def test_a_draft_is_made_and_speaks_only_its_head_tokens(toy: Path, tmp_path: Pa
     assert model.config.num_hidden_layers == 2
     assert 0.0 < result.score.overlap < 1.0
     assert 0.0 < result.head_coverage < 1.0
+    learnt = [f"t{i}" for i in range(40) if splits.bucket(f"t{i}") in splits.DRAFT_BUCKETS]
+    kept, told = unseen([f"t{i}" for i in range(40)], {"draft": tmp_path / "draft"}, lambda title: [title])
+    assert not set(learnt) & set(kept) and len(kept) == 40 - len(learnt) > 0
+    assert f"{len(learnt)} of 40 texts trained the draft" in told[0]
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(toy: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprinter.build import Pair
+from sprinter.cli.train import _verdict
 from sprinter.core.chance import Chance
 from sprinter.core.law import Law
 from sprinter.core.rows import FloatArray
@@ -241,3 +242,9 @@ def test_scalars_bear_banned_tokens_and_a_vocabulary_of_one() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     alone = scalars(drafted(0, np.zeros(1, np.float32)), 0, 1.0, (0, 0))
     np.testing.assert_allclose(alone, [0, 0, 0, 1, 0, 0, 1, 0, 0], atol=1e-6)
+
+
+def test_a_verifier_that_vouches_for_nothing_says_that_it_brings_no_speed() -> None:
+    fitted = fit(made_rows(num_entries=40), QUICK)
+    assert _verdict(replace(fitted, default_threshold=0.7)) == ""
+    assert "NO SPEED-UP, it vouches for nothing" in _verdict(replace(fitted, default_threshold=1.0))
