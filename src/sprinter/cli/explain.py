@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from sprinter.cli.show import printable
 from sprinter.core.records import Origin
-from sprinter.observers.story import Node, Call
+from sprinter.observers.story import Call, Node
 
 _STYLES: Final[dict[Origin | None, str]] = {
     "vouched": "green",
