@@ -48,6 +48,11 @@ class Tokenizer:
         """SHA-256 (hex) of everything that decides which ids a text has."""
         return sha256(self.fast.to_str().encode()).hexdigest()
 
+    @property
+    def knows_tools(self) -> bool:
+        """Whether a chat template of the model writes of tools."""
+        return "tool_use" in self.more_templates or "tools" in (self.chat_template or "")
+
     def encode(self, text: str) -> list[int]:
         """Ids of a plain prompt, with the special tokens the model was trained with.
 

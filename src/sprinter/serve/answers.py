@@ -11,6 +11,7 @@ from typing import Any, Final
 from sprinter.core.records import Generation, Token
 from sprinter.observers.logprobs import Logprob
 from sprinter.serve.contracts import Agreed
+from sprinter.serve.tools import calls_in, shown
 
 FINISH: Final = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop", "error": "stop"}
 Spell = Callable[[int], str]
@@ -24,6 +25,7 @@ class Answer:
     model: str
     spell: Spell  # an id's text
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tools: bool = False  # whether the text may hold calls of tools
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: Sequence[dict[str, Any]], usage: dict[str, Any], told: list[dict[str, Any]]) -> Any:
@@ -37,15 +39,16 @@ class Answer:
 
     def choice(self, index: int, made: Generation, logprobs: Sequence[Logprob] | None) -> dict[str, Any]:
         """One text of a whole answer."""
-        content = {"message": {"role": "assistant", "content": made.text}} if self.chat else {"text": made.text}
+        reason, content = FINISH[made.finish_reason], self._content(made.text)
+        if content.get("message", {}).get("tool_calls"):
+            reason = "tool_calls"
         told = None if logprobs is None else self.logprobs(logprobs[: made.num_tokens], made.tokens)
-        return {"index": index, **content, "logprobs": told, "finish_reason": FINISH[made.finish_reason]}
+        return {"index": index, **content, "logprobs": told, "finish_reason": reason}
 
     def piece(
-        self, index: int, tokens: Sequence[Token], logprobs: Sequence[Logprob] | None, first: bool
+        self, index: int, tokens: Sequence[Token], logprobs: Sequence[Logprob] | None, first: bool, text: str
     ) -> dict[str, Any]:
-        """Some tokens of a text."""
-        text = "".join(token.text for token in tokens)
+        """Some tokens of a text; `text`: what of it is shown with them."""
         delta = {"role": "assistant", "content": text} if first else {"content": text}
         told = None if logprobs is None else self.logprobs(logprobs, tokens)
         content = {"delta": delta} if self.chat else {"text": text}
@@ -53,8 +56,24 @@ class Answer:
 
     def end(self, index: int, made: Generation) -> dict[str, Any]:
         """A text's last chunk."""
-        content: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        return {"index": index, **content, "logprobs": None, "finish_reason": FINISH[made.finish_reason]}
+        reason, content = FINISH[made.finish_reason], dict[str, Any]({"delta": {}} if self.chat else {"text": ""})
+        if self.tools:
+            left, calls = calls_in(made.text)
+            rest = left[len(shown(made.text)) :] if not calls else ""
+            delta: dict[str, Any] = {"content": rest} if rest else {}
+            content = {"delta": delta}
+            if calls:
+                reason = "tool_calls"
+                content = {"delta": {"tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}}
+        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+
+    def _content(self, text: str) -> dict[str, Any]:
+        if not self.chat:
+            return {"text": text}
+        left, calls = calls_in(text) if self.tools else (text, [])
+        if not calls:
+            return {"message": {"role": "assistant", "content": text}}
+        return {"message": {"role": "assistant", "content": left or None, "tool_calls": calls}}
 
     def logprobs(self, found: Sequence[Logprob], tokens: Sequence[Token]) -> dict[str, Any]:
         """The target's own, in the form of the endpoint."""

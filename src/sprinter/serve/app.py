@@ -178,6 +178,7 @@ class _Server:
             isinstance(asked, ChatRequest),
             self.options.name,
             lambda token: str(fast.decode([token], skip_special_tokens=False)),
+            tools=isinstance(asked, ChatRequest) and asked.offered is not None,
         )
         if asked.stream:
             # Entered here, so that a full queue is a status and not a broken stream.
@@ -208,7 +209,8 @@ class _Server:
                 if fresh:
                     first = len(writing.tokens) == len(fresh)
                     logprobs = writing.fresh_logprobs(len(fresh))
-                    piece = answer.piece(writing.index, fresh, logprobs, first)
+                    text = writing.sendable(fresh) if answer.tools else "".join(token.text for token in fresh)
+                    piece = answer.piece(writing.index, fresh, logprobs, first, text)
                     told = {"tokens": provenance(fresh)}
                     yield _event(answer.chunk([piece], told))
                     continue

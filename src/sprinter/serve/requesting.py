@@ -17,6 +17,7 @@ from sprinter.serve.contracts import Agreed, Contracts
 from sprinter.serve.grammar import constrained, grammar_of
 from sprinter.serve.pump import Event, Order, Pump
 from sprinter.serve.requests import ChatRequest, CompletionRequest
+from sprinter.serve.tools import shown
 from sprinter.streams import Cut, Stream
 
 
@@ -35,6 +36,14 @@ class Written:
     made: Generation | None = None
     first_s: float | None = None
     told: int = 0  # tokens whose log-probabilities were handed out
+    text: str = ""  # written so far
+    sent: int = 0  # characters of it handed out, where calls of tools may stand in it
+
+    def sendable(self, fresh: list[Token]) -> str:
+        """What of the text can be handed out now that these tokens have come, and a call of a tool may begin."""
+        self.text += "".join(token.text for token in fresh)
+        start, self.sent = self.sent, max(self.sent, len(shown(self.text)))
+        return self.text[start : self.sent]
 
     def fresh_logprobs(self, count: int) -> list[Logprob] | None:
         """Those of the next `count` tokens; None where none are wanted."""
@@ -120,7 +129,12 @@ class Requesting:
     def _cut(self) -> list[list[int]]:
         tokenizer, asked = self._pump.sprinter.pair.tokenizer, self.asked
         if isinstance(asked, ChatRequest):
-            return [tokenizer.encode_chat([message.plain() for message in asked.messages])]
+            tools = asked.offered
+            if tools is not None and not tokenizer.knows_tools:
+                raise ConfigError(
+                    "this model's chat template knows no tools: leave them out, or ask with tool_choice none"
+                )
+            return [tokenizer.encode_chat([message.plain() for message in asked.messages], tools=tools)]
         found = []
         for prompt in asked.prompts:
             if prompt == "":

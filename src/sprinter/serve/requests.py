@@ -159,11 +159,21 @@ class Message(BaseModel):
         return told
 
 
+class Tool(_Strict):
+    """A function the model may ask for."""
+
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
 class ChatRequest(_Common):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 
@@ -171,3 +181,10 @@ class ChatRequest(_Common):
     def top_logprobs_wanted(self) -> int | None:
         """How many alternatives; None: no logprobs."""
         return self.top_logprobs if self.logprobs else None
+
+    @property
+    def offered(self) -> list[dict[str, Any]] | None:
+        """The tools that the template is told of; None: no tools."""
+        if self.tools is None or self.tool_choice == "none":
+            return None
+        return [tool.model_dump() for tool in self.tools]
