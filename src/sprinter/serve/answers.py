@@ -56,15 +56,15 @@ class Answer:
 
     def end(self, index: int, made: Generation) -> dict[str, Any]:
         """A text's last chunk."""
-        reason, content = FINISH[made.finish_reason], dict[str, Any]({"delta": {}} if self.chat else {"text": ""})
+        reason, delta = FINISH[made.finish_reason], dict[str, Any]()
         if self.tools:
             left, calls = calls_in(made.text)
             rest = left[len(shown(made.text)) :] if not calls else ""
-            delta: dict[str, Any] = {"content": rest} if rest else {}
-            content = {"delta": delta}
+            delta = {"content": rest} if rest else {}
             if calls:
                 reason = "tool_calls"
-                content = {"delta": {"tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}}
+                delta = {"tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}
+        content: dict[str, Any] = {"delta": delta} if self.chat else {"text": ""}
         return {"index": index, **content, "logprobs": None, "finish_reason": reason}
 
     def _content(self, text: str) -> dict[str, Any]:
