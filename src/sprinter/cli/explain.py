@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from sprinter.cli.show import printable
 from sprinter.core.records import Origin
-from sprinter.observers.story import Node, Round
+from sprinter.observers.story import Call, Node
 
 _STYLES: Final[dict[Origin | None, str]] = {
     "vouched": "green",
@@ -26,13 +26,13 @@ _STYLES: Final[dict[Origin | None, str]] = {
 Spell = Callable[[int], str]
 
 
-def tell(rounds: Sequence[Round], spell: Spell, console: Console) -> None:
+def tell(rounds: Sequence[Call], spell: Spell, console: Console) -> None:
     """Print every round; `spell` gives a token's text."""
     for number, told in enumerate(rounds, start=1):
         console.print(_tree(number, told, spell))
 
 
-def as_json(rounds: Sequence[Round], spell: Spell) -> list[dict[str, Any]]:
+def as_json(rounds: Sequence[Call], spell: Spell) -> list[dict[str, Any]]:
     """The rounds as JSON types."""
     return [
         {
@@ -43,7 +43,7 @@ def as_json(rounds: Sequence[Round], spell: Spell) -> list[dict[str, Any]]:
     ]
 
 
-def _tree(number: int, told: Round, spell: Spell) -> Tree:
+def _tree(number: int, told: Call, spell: Spell) -> Tree:
     stood = sum(node.fate is not None for node in told.nodes)
     heading = f"call {number}: {len(told.nodes)} drafted, {stood} stood" if told.nodes else f"call {number}: no draft"
     root = Tree(Words(heading, style="bold"), guide_style="dim")

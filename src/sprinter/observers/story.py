@@ -23,7 +23,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Call:
     """One target call: the tree it read, and the token of the target's own behind what stood."""
 
     nodes: tuple[Node, ...]
@@ -37,7 +37,7 @@ class Story:
     keeps_drafts = False
 
     def __init__(self) -> None:
-        self.rounds: list[Round] = []
+        self.rounds: list[Call] = []
 
     def saw(self, text: Text, verdict: Verdict, reading: Reading) -> None:
         """See `Observer.saw`."""
@@ -53,4 +53,4 @@ class Story:
             )
             for node, token in enumerate(tree.tokens)
         ]
-        self.rounds.append(Round(tuple(nodes), verdict.token, verdict.origin if len(tree) else "target"))
+        self.rounds.append(Call(tuple(nodes), verdict.token, verdict.origin if len(tree) else "target"))

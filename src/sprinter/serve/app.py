@@ -26,7 +26,7 @@ from sprinter.serve.contracts import Contracts, Terms
 from sprinter.serve.limits import BodyLimit
 from sprinter.serve.metrics import Metrics
 from sprinter.serve.pump import OverdueError, Pump
-from sprinter.serve.requesting import BusyError, Requesting, Writing
+from sprinter.serve.requesting import BusyError, Requesting, Written
 from sprinter.serve.requests import ChatRequest, CompletionRequest
 
 _PAGE: Final = Path(__file__).parent / "page"
@@ -225,7 +225,7 @@ class _Server:
         finally:
             await asking.__aexit__()
 
-    def _took(self, asking: Requesting, writing: Writing) -> None:
+    def _took(self, asking: Requesting, writing: Written) -> None:
         made = writing.made
         assert made is not None
         tokens = len(asking.prompts[writing.index // asking.asked.n])

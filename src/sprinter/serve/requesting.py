@@ -25,7 +25,7 @@ class BusyError(SprinterError):
 
 
 @dataclass(eq=False)
-class Writing:
+class Written:
     """One text of a request."""
 
     index: int
@@ -88,7 +88,7 @@ class Requesting:
             if writing.made is None:
                 self._pump.cancel(writing.order)
 
-    async def events(self) -> AsyncIterator[tuple[Writing, list[Token]]]:
+    async def events(self) -> AsyncIterator[tuple[Written, list[Token]]]:
         """(text, fresh tokens) as they come; no tokens: that text is finished. Raises what ended one."""
         left = len(self.writings)
         while left:
@@ -111,7 +111,7 @@ class Requesting:
         """Of all prompts, each once."""
         return sum(map(len, self.prompts))
 
-    def _record(self, writing: Writing) -> None:
+    def _record(self, writing: Written) -> None:
         """Let the guard hear of a certified text."""
         stream = writing.order.stream
         if self.agreed.contract == "certified" and stream is not None:
@@ -128,7 +128,7 @@ class Requesting:
             found.append(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         return found
 
-    def _writing(self, index: int, ids: list[int], wanted: int | None) -> Writing:
+    def _writing(self, index: int, ids: list[int], wanted: int | None) -> Written:
         sprinter, config = self._pump.sprinter, self.agreed.config
         seed = config.generation.seed
         if seed is not None:
@@ -143,7 +143,7 @@ class Requesting:
             sampling = constrained(config.generation.sampling, self._grammar, sprinter.pair.tokenizer, len(ids))
         start: Callable[[], Stream] = partial(sprinter.start, "", config, False, observers, Cut(ids, sampling))
         deliver = partial(self._deliver, index)
-        return Writing(index, Order(start, deliver, self._began + self._limit_s), logprobs)
+        return Written(index, Order(start, deliver, self._began + self._limit_s), logprobs)
 
     def _deliver(self, index: int, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
