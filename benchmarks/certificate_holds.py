@@ -18,8 +18,8 @@ import numpy as np
 
 from sprinter.api import Sprinter
 from sprinter.build import Pair
+from sprinter.certify.asked import Asked, setting_of
 from sprinter.certify.certificate import Certificate, prompt_hash
-from sprinter.certify.choose import Asked, setting_of
 from sprinter.certify.journal import Measurement
 from sprinter.certify.risks import Frame, losses_of
 from sprinter.certify.sample import Sample

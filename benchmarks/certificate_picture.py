@@ -17,10 +17,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sprinter.certify.aims import Aim
 from sprinter.certify.calibrate import Plan, Progress
 from sprinter.certify.journal import Measurement
-from sprinter.certify.risks import Frame
+from sprinter.certify.risks import Aim, Frame
 from sprinter.certify.sample import Sample
 from sprinter.core.records import Budget
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from sprinter.certify.guard import Guard, GuardReport, Watch
+from sprinter.certify.guard import Guard
+from sprinter.certify.watch import GuardReport, Watch
 
 REQUEST_TOKENS = 64
 PAST_REQUESTS = 200

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from sprinter.build import Pair, build_recipe
-from sprinter.certify.choose import Asked, Choice, Wish, grant
+from sprinter.certify.asked import Asked
+from sprinter.certify.choose import Choice, Wish, grant
 from sprinter.config import Config, DecodingConfig, GenerationConfig, ModelConfig, make_config
 from sprinter.core.protocols import Observer, Recipe
 from sprinter.core.records import Generation, Token

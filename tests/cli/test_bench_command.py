@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from sprinter import build
+from sprinter.certify.asked import Asked, setting_of
 from sprinter.certify.certificate import Certificate, Claim, GridRow
-from sprinter.certify.choose import Asked, setting_of
 from sprinter.cli.main import main
 from sprinter.config import DecodingConfig
 from tests.support.bench_toys import toy_bench, write_texts

@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
+from sprinter.certify.asked import Asked, setting_of
 from sprinter.certify.certificate import Certificate, Claim, GridRow
-from sprinter.certify.choose import Asked, setting_of
 from sprinter.config import DecodingConfig
 from sprinter.core.sampling import Sampling
 from sprinter.serve.app import Options

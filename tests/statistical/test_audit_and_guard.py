@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sprinter.certify.guard import Guard, Watch
+from sprinter.certify.guard import Guard
+from sprinter.certify.watch import Watch
 from sprinter.core.chance import Chance
 from sprinter.core.protocols import Recipe
 from sprinter.core.records import Emitted

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sprinter.bounds import betting_pvalue, betting_pvalues
-from sprinter.certify.aims import Aim
 from sprinter.certify.calibrate import Plan
 from sprinter.certify.journal import Measurement
-from sprinter.certify.risks import RISKS, Frame
+from sprinter.certify.risks import RISKS, Aim, Frame
 from sprinter.certify.sample import Sample
 from sprinter.core.records import Budget
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from sprinter.bounds import PVALUES, RunningBound
-from sprinter.certify.aims import Aim
 from sprinter.certify.calibrate import Plan, calibrate, fixed_sequence
 from sprinter.certify.journal import Measurement
-from sprinter.certify.risks import RISKS, SHORT
+from sprinter.certify.risks import RISKS, SHORT, Aim
 from sprinter.certify.sample import Sample
 from sprinter.models.toy import ToyModel
 from tests.support.passes import read

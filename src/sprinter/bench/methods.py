@@ -215,7 +215,8 @@ def decoding_of(spec: Spec, bench: Bench) -> tuple[DecodingConfig, dict[str, Any
 def _certified(
     config: DecodingConfig, wishes: Mapping[str, float], given: Mapping[str, Any], bench: Bench
 ) -> tuple[DecodingConfig, dict[str, Any]]:
-    from sprinter.certify.choose import OPEN_SETTINGS, Asked, Wish, grant  # noqa: PLC0415
+    from sprinter.certify.asked import Asked  # noqa: PLC0415
+    from sprinter.certify.choose import OPEN_SETTINGS, Wish, grant  # noqa: PLC0415
 
     wish = Wish(wishes.get("tv"), wishes.get("atypical"), confidence=bench.confidence, certificate=bench.certificates)
     insisted = [name for name in OPEN_SETTINGS if name in given]

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from sprinter.bounds import betting_pvalues, pvalue_named
-from sprinter.certify.aims import Aim
 from sprinter.certify.certificate import Claim, GridRow
 from sprinter.certify.journal import Measurement, Measurements
-from sprinter.certify.risks import SHORT, Frame
+from sprinter.certify.risks import SHORT, Aim, Frame
 from sprinter.certify.sample import Sample
 from sprinter.errors import ConfigError
 

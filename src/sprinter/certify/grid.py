@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sprinter.certify.aims import Aim
 from sprinter.certify.certificate import Certificate, GridRow, Setting
-from sprinter.certify.risks import Frame, risk_named
+from sprinter.certify.risks import Aim, Frame, risk_named
 from sprinter.errors import ConfigError
 
 # Shares of the largest provable mean at which a threshold is placed. The last lies above it, since a pilot may err.

@@ -13,9 +13,8 @@ from sprinter.config import make_config
 from sprinter.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sprinter.certify.aims import Aim
     from sprinter.certify.certificate import Certificate
-    from sprinter.certify.risks import Frame
+    from sprinter.certify.risks import Aim, Frame
 
 DEFAULT_GRID = "0.99,0.97,0.95,0.92,0.88,0.84,0.8,0.75,0.7,0.6,0.5,0.4,0.3,0.2"
 DEFAULT_TOKENS = 64
@@ -76,10 +75,9 @@ def calibrate(
     if reference not in ("text", "target"):
         raise ConfigError(f"reference is {reference!r}, but must be text or target")
 
-    from sprinter.certify.aims import Aim
     from sprinter.certify.calibrate import Plan
     from sprinter.certify.certificate import Certificate
-    from sprinter.certify.risks import Frame
+    from sprinter.certify.risks import Aim, Frame
     from sprinter.cli import calibrating
     from sprinter.rouge import require_rouge
 

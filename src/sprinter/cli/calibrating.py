@@ -18,13 +18,12 @@ import typer
 
 from sprinter.api import Sprinter
 from sprinter.build import Pair, locate_verifier
-from sprinter.certify.aims import Aim
+from sprinter.certify.asked import Asked, setting_of
 from sprinter.certify.calibrate import Plan, Progress, Report, calibrate
 from sprinter.certify.certificate import Certificate, Claim, prompt_hash
-from sprinter.certify.choose import Asked, setting_of
 from sprinter.certify.grid import expected_calls, require_pilot_of
 from sprinter.certify.journal import Measurement, Measurements
-from sprinter.certify.risks import losses_of
+from sprinter.certify.risks import Aim, losses_of
 from sprinter.config import Config, DecodingConfig
 from sprinter.errors import CertificateError, ConfigError, SprinterError
 from sprinter.learn.corpus import read_entries

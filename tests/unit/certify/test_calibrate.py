@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sprinter.certify.aims import Aim
 from sprinter.certify.calibrate import Plan, Progress, calibrate, fixed_sequence, last_rejected
 from sprinter.certify.journal import Measurement, Measurements
-from sprinter.certify.risks import SHORT
+from sprinter.certify.risks import SHORT, Aim
 from sprinter.certify.sample import Sample
 from sprinter.errors import ConfigError, DataError
 from sprinter.journal import Journal

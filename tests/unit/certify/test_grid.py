@@ -9,10 +9,9 @@ import math
 import numpy as np
 import pytest
 
-from sprinter.certify.aims import Aim
 from sprinter.certify.certificate import Certificate, GridRow, Setting, prompt_hash
 from sprinter.certify.grid import expected_calls, grid_from_pilot, require_pilot_of
-from sprinter.certify.risks import Frame
+from sprinter.certify.risks import Aim, Frame
 from sprinter.core.records import Budget
 from sprinter.errors import ConfigError
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from sprinter.certify.detector import BETS, Detector
-from sprinter.certify.guard import Guard, Watch
+from sprinter.certify.guard import Guard
+from sprinter.certify.watch import Watch
 from sprinter.errors import ConfigError, DataError
 
 WATCH = Watch("tv", 0.05, thresholds=(0.9, 0.8, 0.7), max_tokens=64)

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprinter.certify.aims import Aim
 from sprinter.certify.journal import Measurement
-from sprinter.certify.risks import RISKS, Frame, losses_of, risk_named
+from sprinter.certify.risks import RISKS, Aim, Frame, losses_of, risk_named
 from sprinter.certify.sample import Sample
 from sprinter.core.records import Budget, Counters, Generation, Token
 from sprinter.core.sampling import Sampling
