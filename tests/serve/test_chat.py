@@ -39,7 +39,7 @@ def test_a_chat_with_a_server_keeps_its_history_and_its_contract(
     assert [m["content"] for m in said[::2]] == ["w0", said[2]["content"], said[4]["content"]]
     assert said[2]["content"].strip() in shown.out and said[4]["content"].strip() in shown.out
     assert shown.err.count("exact by exact") == 2
-    assert "not with chats" in shown.err
+    assert "certified" in shown.err
     again = served.post("/v1/chat/completions", messages=said[:4], max_tokens=4, temperature=0).json()
     assert again["choices"][0]["message"]["content"] == said[4]["content"]
 

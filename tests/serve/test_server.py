@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import threading
@@ -175,11 +176,19 @@ def test_what_cannot_be_kept_is_refused_in_one_error(served: Served, fields: dic
     assert words in error_of(answer)
 
 
-def test_a_certified_chat_is_refused_by_name(served: Served) -> None:
-    answer = served.post(
-        "/v1/chat/completions", messages=[{"role": "user", "content": "w1"}], sprinter={"contract": "certified"}
-    )
-    assert (answer.status_code, "not with chats" in error_of(answer)) == (400, True)
+def test_a_certified_chat_needs_a_certificate_of_chats(tmp_path: Path) -> None:
+    plain = certificate(tmp_path, 1.0)
+    made = Certificate.load(plain)
+    chats = tmp_path / "chats.json"
+    dataclasses.replace(made, setting=dataclasses.replace(made.setting, prompts="chat")).save(chats)
+    own = {"max_tokens": 8, "sprinter": {"contract": "certified", "scorer": "confidence", "max_tv": 0.3}}
+    ask = {"messages": [{"role": "user", "content": "w1"}], **own}
+    for file, granted in ((plain, False), (chats, True)):
+        with serving(Terms(certificates=file)) as served:
+            answer = served.post("/v1/chat/completions", **ask)
+            assert (answer.status_code == 200) == granted, answer.text
+            assert granted or "about chats it promises nothing" in error_of(answer)
+            assert (served.complete("w1", **own).status_code == 200) != granted
 
 
 def test_a_floor_refuses_what_is_weaker() -> None:

@@ -25,18 +25,21 @@ class Here:
 
     def answer(self, talk: Talk) -> Iterator[Piece]:
         """See `Speaker.answer`."""
+        from sprinter.certify.choose import Wish
         from sprinter.cli.show import statistics
         from sprinter.config import make_config
 
         contract = talk.contract["contract"]
-        if contract == "certified":
-            raise ConfigError(
-                "the certificates here were made with plain prompts, not with chats: /exact promises all, /best nothing"
-            )
         own = {**self._settings, "method": "exact" if contract == "exact" else "sprinter"}
         if talk.seed is not None:
             own["seed"] = talk.seed
-        stream = self._sprinter.start(talk.messages, make_config(None, own))
+        config = make_config(None, own)
+        if contract == "certified":
+            wish = Wish(max_atypical=talk.contract["max_atypical"])
+            config, choice = self._sprinter.certified(config, wish, [*self._settings], chat=True)
+            if choice.caveat is not None:
+                raise ConfigError(f"certified was asked for: {choice.caveat}")
+        stream = self._sprinter.start(talk.messages, config)
         try:
             for token in stream:
                 yield token.text, token.origin

@@ -110,8 +110,6 @@ class Contracts:
         settings = self._settings(asked, contract)
         if contract != "certified":
             return Agreed(make_config(None, settings), contract)
-        if isinstance(asked, ChatRequest):
-            self._require_chat()
         given = ["max_new_tokens", *(name for name in ("scorer",) if getattr(told, name) is not None)]
         chat = isinstance(asked, ChatRequest)
         config, found = self.sprinter.certified(make_config(None, settings), self._wish(told), given, chat)
@@ -130,6 +128,7 @@ class Contracts:
                 "loss": claim.loss,
                 "level": claim.epsilon,
                 "method": certificate.setting.method,
+                "prompts": certificate.setting.prompts,
                 "temperature": certificate.setting.sampling.get("temperature"),
                 "confidence": certificate.confidence,
                 "max_new_tokens": certificate.max_new_tokens,
@@ -185,15 +184,6 @@ class Contracts:
             max_atypical=told.max_atypical if named else terms.max_atypical,
             confidence=told.confidence or terms.confidence,
             certificate=terms.certificates,
-        )
-
-    def _require_chat(self) -> None:
-        found = find_certificates(self.terms.certificates or SHIPPED)
-        if any(certificate.setting.prompts == "chat" for _, certificate in found):
-            return
-        raise ConfigError(
-            "certified was asked for, and the certificates here were made with plain prompts, not with chats: ask for "
-            "/v1/completions, or for contract exact"
         )
 
     def _guarded(self, config: Config, found: Choice) -> Agreed:
