@@ -191,6 +191,10 @@ class GenerationConfig:
             raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
         if any(not s for s in self.stop):
             raise ConfigError("a stop string is empty: it would end every text before it begins")
+        if any("\ud800" <= character <= "\udfff" for s in self.stop for character in s):
+            raise ConfigError(
+                "a stop string holds half a character (a lone surrogate), which no text can: leave it out"
+            )
         for name in ("max_total_tv", "max_atypical_tokens"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

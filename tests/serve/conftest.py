@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -54,7 +55,8 @@ class Served:
     sprinter: Sprinter
 
     def post(self, path: str, **fields: object) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json={"model": NAME, **fields}, timeout=60)
+        content, headers = json.dumps({"model": NAME, **fields}), {"content-type": "application/json"}
+        return httpx.post(f"{self.url}{path}", content=content, headers=headers, timeout=60)
 
     def complete(self, prompt: object = "w1 w2", **fields: object) -> httpx.Response:
         return self.post("/v1/completions", prompt=prompt, **fields)

@@ -25,7 +25,7 @@ from sprinter.serve.answers import Answer, account, provenance, usage_of
 from sprinter.serve.contracts import Contracts, Terms
 from sprinter.serve.limits import BodyLimit
 from sprinter.serve.metrics import Metrics
-from sprinter.serve.pump import OverdueError, Pump
+from sprinter.serve.pump import FailedError, OverdueError, Pump
 from sprinter.serve.requesting import BusyError, Requesting, Written
 from sprinter.serve.requests import ChatRequest, CompletionRequest
 
@@ -63,6 +63,7 @@ def create_app(sprinter: Sprinter, terms: Terms, options: Options) -> FastAPI:
     app.add_exception_handler(SprinterError, server.refused)
     app.add_exception_handler(RequestValidationError, server.invalid)
     app.add_exception_handler(HTTPException, server.http_error)
+    app.add_exception_handler(Exception, server.broken)
     _add_routes(app, server)
     return app
 
@@ -256,6 +257,10 @@ class _Server:
         place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
         return JSONResponse(_error(f"{place}: {first['msg']}", 400), 400)
 
+    async def broken(self, request: Request, error: Exception) -> Response:
+        """A bug of ours: the log has it whole."""
+        return JSONResponse(_error("the server failed on this request; its log says how", 500), 500)
+
     async def http_error(self, request: Request, error: Exception) -> Response:
         """Anything the routes refuse."""
         assert isinstance(error, HTTPException)
@@ -263,11 +268,18 @@ class _Server:
 
 
 def _status(error: Exception) -> int:
-    return 503 if isinstance(error, BusyError) else 504 if isinstance(error, OverdueError) else 400
+    kinds: dict[type[Exception], int] = {BusyError: 503, OverdueError: 504, FailedError: 500}
+    return kinds.get(type(error), 400)
 
 
 def _error(message: str, status: int) -> dict[str, Any]:
-    kinds = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error", 504: "timeout_error"}
+    kinds = {
+        401: "authentication_error",
+        500: "server_error",
+        404: "not_found_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    }
     return {"error": {"message": message, "type": kinds.get(status, "invalid_request_error"), "code": status}}
 
 

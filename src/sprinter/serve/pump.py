@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,10 +18,16 @@ from sprinter.streams import Stream
 
 Event = list[Token] | Generation | SprinterError
 _IDLE_S: Final = 0.5
+_FAILED: Final = "the server failed on this text; its log says how"
+_log: Final = logging.getLogger("sprinter.serve")
 
 
 class OverdueError(SprinterError):
     """A request ran past its deadline."""
+
+
+class FailedError(SprinterError):
+    """Something here is broken."""
 
 
 @dataclass(eq=False)
@@ -109,10 +116,16 @@ class Pump:
                     continue
             self._admit()
             texts = [order.stream.text for order in self._running if order.stream is not None]
-            if texts:
-                self.sprinter.driver.turn(texts)
+            try:
+                if texts:
+                    self.sprinter.driver.turn(texts)
+            except Exception:  # a bug: whoever it hits is told, and the others' server goes on
+                _log.exception("a turn of the engine failed; the texts that ran are lost")
+                for order in self._running:
+                    self._end(order, FailedError(_FAILED))
             for order in self._running:
-                self._serve(order)
+                if not order.done:
+                    self._guarded(order, self._serve)
             self._running = [order for order in self._running if not order.done]
 
     def _admit(self) -> None:
@@ -126,9 +139,17 @@ class Pump:
             elif len(self._running) >= self.most or order.waits():
                 kept.append(order)
             else:
-                self._start(order)
+                self._guarded(order, self._start)
         with self._wake:
             self._waiting.extendleft(reversed(kept))
+
+    def _guarded(self, order: Order, do: Callable[[Order], None]) -> None:
+        """A bug in one text ends that text."""
+        try:
+            do(order)
+        except Exception:
+            _log.exception("a text failed")
+            self._end(order, FailedError(_FAILED))
 
     def _start(self, order: Order) -> None:
         try:
